@@ -1,0 +1,213 @@
+"""The run folder: one folder per step, each finished by a manifest that is written last.
+
+A step's fingerprint covers its settings and the fingerprints of its inputs, so an unrelated change redoes nothing.
+While a step runs, its folder is `STEP.partial`; an interrupted step finds its own checkpoints there again.
+"""
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+from pydantic import BaseModel
+
+from pauserec.config import Recipe
+from pauserec.errors import RunError
+
+MANIFEST = "manifest.json"
+STARTED = "started.json"
+RECIPE = "recipe.toml"
+
+
+@dataclass(frozen=True)
+class FinishedStep:
+    """A finished step: its folder, and the fingerprint of everything that went into it."""
+
+    name: str
+    path: Path
+    fingerprint: str
+    summary: dict[str, Any]
+    """What the step reported of itself (seconds, tokens, trainable_parameters, ...)."""
+
+
+StepFunction = Callable[..., dict[str, Any] | None]
+"""(settings, *inputs, out: Path, log) -> summary. Inputs are FinishedSteps; everything it leaves in `out` is kept."""
+
+
+class Run:
+    """A run folder. Open one with `Run.open` (to run) or `Run.existing` (to read)."""
+
+    def __init__(self, path: Path, recipe: Recipe, redo: frozenset[str] = frozenset()) -> None:
+        self.path = path
+        self.recipe = recipe
+        self._redo = set(redo)
+        self.steps: dict[str, FinishedStep] = {}
+
+    @classmethod
+    def open(cls, recipe: Recipe, path: Path, redo: tuple[str, ...] = ()) -> Self:
+        """Create the folder, or go on in it. Raises RunError if `path` holds something that is no run."""
+        if path.exists() and not path.is_dir():
+            raise RunError(f"--out {path} is a file: name a folder")
+        if path.is_dir() and any(path.iterdir()) and not (path / RECIPE).exists():
+            raise RunError(f"{path} is not empty and holds no {RECIPE}, so it is not a run folder: choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / RECIPE, recipe.dump().encode())
+        return cls(path, recipe, frozenset(redo))
+
+    @classmethod
+    def existing(cls, path: Path) -> Self:
+        """Open a run to read from. Raises RunError if it is none, or is not finished enough."""
+        if not (path / RECIPE).exists():
+            raise RunError(f"{path} is no run folder (no {RECIPE} in it): give the folder that `pauserec run` wrote")
+        return cls(path, Recipe.load(path / RECIPE))
+
+    def fingerprint(self, name: str, settings: BaseModel | None, inputs: tuple[FinishedStep, ...]) -> str:
+        """Hash of a step's name, settings and inputs."""
+        content = {
+            "step": name,
+            "settings": settings.model_dump(mode="json") if settings else None,
+            "inputs": [step.fingerprint for step in inputs],
+        }
+        return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+    def is_done(self, name: str, settings: BaseModel | None, inputs: tuple[FinishedStep, ...]) -> bool:
+        """Whether the step stands finished in the folder, made from just these settings and inputs."""
+        manifest = self._manifest(name)
+        return (
+            name not in self._redo
+            and manifest is not None
+            and manifest["fingerprint"] == self.fingerprint(name, settings, inputs)
+        )
+
+    def step(
+        self, name: str, function: StepFunction, settings: BaseModel | None, *inputs: FinishedStep
+    ) -> FinishedStep:
+        """Do the step unless it is done; give back its folder and fingerprint."""
+        fingerprint = self.fingerprint(name, settings, inputs)
+        if not self.is_done(name, settings, inputs):
+            self._do(name, function, settings, inputs, fingerprint)
+            self._redo.discard(name)
+        return self.finished(name)
+
+    def finished(self, name: str) -> FinishedStep:
+        """A finished step, its files verified against the manifest. Raises RunError."""
+        if name in self.steps:
+            return self.steps[name]
+        manifest = self._manifest(name)
+        if manifest is None:
+            raise RunError(f"{self.path} has no finished step {name!r}: run `pauserec run {self.path / RECIPE}` first")
+        verify(self.path / name, manifest["files"])
+        step = FinishedStep(name, self.path / name, manifest["fingerprint"], manifest["summary"])
+        self.steps[name] = step
+        return step
+
+    def log(self, step: str, **values: Any) -> None:
+        """Append one line to log.jsonl."""
+        line = orjson.dumps({"time": round(time.time(), 3), "step": step, **values}, option=orjson.OPT_SERIALIZE_NUMPY)
+        with (self.path / "log.jsonl").open("ab") as file:
+            file.write(line + b"\n")
+
+    def _do(
+        self,
+        name: str,
+        function: StepFunction,
+        settings: BaseModel | None,
+        inputs: tuple[FinishedStep, ...],
+        fingerprint: str,
+    ) -> None:
+        partial = self.path / f"{name}.partial"
+        started = partial / STARTED
+        if partial.exists() and (name in self._redo or _read_json(started).get("fingerprint") != fingerprint):
+            shutil.rmtree(partial)
+        partial.mkdir(exist_ok=True)
+        spent = float(_read_json(started).get("seconds", 0.0))
+        begin = time.perf_counter()
+        write_atomically(started, orjson.dumps({"fingerprint": fingerprint, "seconds": spent}))
+        summary = function(settings, *inputs, out=partial, log=lambda **values: self.log(name, **values)) or {}
+        seconds = round(spent + time.perf_counter() - begin, 3)
+        started.unlink()
+        manifest = {"fingerprint": fingerprint, "summary": {"seconds": seconds, **summary}, "files": hashes(partial)}
+        write_atomically(partial / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+        final = self.path / name
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        fsync_folder(self.path)
+        self.steps.pop(name, None)
+        self.log(name, event="done", **manifest["summary"])
+
+    def _manifest(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name / MANIFEST
+        if not path.exists():
+            return None
+        manifest = _read_json(path)
+        if not {"fingerprint", "files", "summary"} <= manifest.keys():
+            raise RunError(f"{path} is damaged: redo the step with --redo {name}")
+        return manifest
+
+
+def hashes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file under `folder`, by relative path; each file is synced to disk on the way."""
+    result = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        result[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": digest}
+    return result
+
+
+def verify(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise RunError unless every file is there, unchanged."""
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise RunError(f"{path} is missing: redo the step with --redo {folder.name}")
+        if path.stat().st_size != expected["size"]:
+            raise RunError(f"{path} was truncated or changed: redo the step with --redo {folder.name}")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                raise RunError(f"{path} was changed: redo the step with --redo {folder.name}")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make renames inside `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def timed() -> Iterator[dict[str, float]]:
+    """Measure a block: `with timed() as t: ...` then t["seconds"]."""
+    result = {"seconds": 0.0}
+    begin = time.perf_counter()
+    yield result
+    result["seconds"] = time.perf_counter() - begin
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = orjson.loads(path.read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
