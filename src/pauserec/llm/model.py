@@ -1,0 +1,213 @@
+"""The backbone: load it, grow its vocabulary, train all of it or a few rows only, save it as a plain Hugging Face folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from pauserec import assets
+from pauserec.config import ModelConfig
+from pauserec.errors import ModelError
+from pauserec.llm.tree import IMPLEMENTATION, BranchPass, TreePass
+from pauserec.llm.vocabulary import Vocabulary, find_vocabulary, grow_tokenizer
+from pauserec.run import FinishedStep
+from pauserec.semantic_ids.codes import SemanticIds
+
+PAD_ROWS_TO = 64
+
+
+class RowBlock(nn.Module):
+    """A contiguous block of embedding rows that trains while the rest of the (tied) table stays frozen.
+
+    Gradients and optimizer state exist for these rows alone. rows: float32 [n, D], table rows first..first+n-1.
+    An untied head has its own block, `head_rows`.
+    """
+
+    def __init__(self, table: Tensor, head: Tensor | None, rows: range) -> None:
+        super().__init__()
+        self.first, self.stop = rows.start, rows.stop
+        self.rows = nn.Parameter(table[rows.start : rows.stop].detach().clone().float())
+        self.head_rows = nn.Parameter(head[rows.start : rows.stop].detach().clone().float()) if head is not None else None
+
+
+class LanguageModel(nn.Module):
+    """A causal LM with a grown vocabulary, run in tree passes only.
+
+    hf: the Hugging Face model. block: None while everything trains, else the rows that do.
+    """
+
+    def __init__(self, hf: Any, tokenizer: Any, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        if getattr(hf.config, "final_logit_softcapping", None):
+            raise ModelError("models with soft-capped logits (Gemma 2) are not supported: choose another backbone")
+        hf.set_attn_implementation(IMPLEMENTATION)
+        hf.config.use_cache = False
+        self.hf = hf
+        self.tokenizer = tokenizer
+        self.vocabulary = vocabulary
+        self.block: RowBlock | None = None
+
+    @classmethod
+    def load(cls, path: Path, ids: SemanticIds) -> Self:
+        """Load a checkpoint folder that `save` wrote, in float32."""
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        hf = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
+        return cls(hf, tokenizer, find_vocabulary(tokenizer, ids))
+
+    def save(self, path: Path) -> None:
+        """Write weights (safetensors), configuration and tokenizer: a folder any Hugging Face tool can read."""
+        self.merge_rows()
+        self.hf.set_attn_implementation("sdpa")
+        self.hf.config.use_cache = True
+        self.hf.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+        self.hf.set_attn_implementation(IMPLEMENTATION)
+        self.hf.config.use_cache = False
+
+    @property
+    def table(self) -> Tensor:
+        """The input embedding table, [rows, D], padding rows included."""
+        table: Tensor = self.hf.get_input_embeddings().weight
+        return table
+
+    @property
+    def head(self) -> Tensor:
+        """The output table, [rows, D]; the same tensor as `table` where the model ties them."""
+        head: Tensor = self.hf.get_output_embeddings().weight
+        return head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.table.device
+
+    def train_rows(self, rows: range) -> None:
+        """Freeze everything but these rows."""
+        self.hf.requires_grad_(False)
+        tied = self.head.data_ptr() == self.table.data_ptr()
+        self.block = RowBlock(self.table, None if tied else self.head, rows)
+
+    def merge_rows(self) -> None:
+        """Write the trained rows back into the table and unfreeze everything."""
+        if self.block is None:
+            return
+        with torch.no_grad():
+            self.table[self.block.first : self.block.stop] = self.block.rows.to(self.table.dtype)
+            if self.block.head_rows is not None:
+                self.head[self.block.first : self.block.stop] = self.block.head_rows.to(self.head.dtype)
+        self.block = None
+        self.hf.requires_grad_(True)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings [..., D] of token ids [...]."""
+        embedded: Tensor = self.hf.get_input_embeddings()(ids)
+        if self.block is None:
+            return embedded
+        scale = getattr(self.hf.get_input_embeddings(), "embed_scale", 1.0)
+        inside = (ids >= self.block.first) & (ids < self.block.stop)
+        rows = functional.embedding((ids - self.block.first).clamp(0, len(self.block.rows) - 1), self.block.rows)
+        return torch.where(inside[..., None], (rows * scale).to(embedded.dtype), embedded)
+
+    def hidden(self, inputs: Tensor, tree: TreePass | BranchPass) -> Tensor:
+        """Final hidden states [N, D] of token ids [N] or input embeddings [N, D], in one tree pass."""
+        embedded = inputs if inputs.is_floating_point() else self.embed(inputs)
+        output = self.hf.base_model(
+            inputs_embeds=embedded[None], position_ids=tree.positions(embedded.device), use_cache=False, tree=tree
+        )
+        states: Tensor = output.last_hidden_state[0]
+        return states
+
+    def logits(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        """Logits of `rows` (all rows in use if None) for hidden states [..., D]."""
+        start, stop = (rows.start, rows.stop) if rows else (0, self.vocabulary.used)
+        if self.block is None:
+            return functional.linear(hidden, self.head[start:stop])
+        trained = self.block.rows if self.block.head_rows is None else self.block.head_rows
+        first, last = max(start, self.block.first), min(stop, self.block.stop)
+        if first >= last:
+            return functional.linear(hidden, self.head[start:stop])
+        parts = [
+            functional.linear(hidden, self.head[start:first]),
+            functional.linear(hidden, trained[first - self.block.first : last - self.block.first].to(hidden.dtype)),
+            functional.linear(hidden, self.head[last:stop]),
+        ]
+        return torch.cat([part for part in parts if part.shape[-1]], dim=-1)
+
+
+def grow_vocabulary(
+    config: ModelConfig, ids_step: FinishedStep, *, out: Path, log: Callable[..., None]
+) -> dict[str, Any]:
+    """The run's "base" step: the pretrained model, its first layers if so asked, with rows for the SID tokens and `<pause>`.
+
+    New rows start at the mean of the old ones plus noise of the table's own deviation per dimension.
+    """
+    source = assets.model_path(config.name)
+    ids = SemanticIds.load(ids_step.path)
+    hf, tokenizer = _pretrained(source, config)
+    old = len(tokenizer)
+    vocabulary = grow_tokenizer(tokenizer, ids)
+    hf.resize_token_embeddings(vocabulary.used, pad_to_multiple_of=PAD_ROWS_TO, mean_resizing=False)
+    generator = torch.Generator().manual_seed(config.seed)
+    with torch.no_grad():
+        for table in {hf.get_input_embeddings().weight, hf.get_output_embeddings().weight}:
+            mean, deviation = table[:old].mean(0), table[:old].std(0)
+            table[old:] = mean + deviation * torch.randn(len(table) - old, table.shape[1], generator=generator)
+    LanguageModel(hf, tokenizer, vocabulary).save(out)
+    return {
+        "model": config.name,
+        "layers": hf.config.num_hidden_layers,
+        "parameters": sum(p.numel() for p in hf.parameters()),
+        "rows_added": vocabulary.used - old,
+    }
+
+
+def _pretrained(source: str, config: ModelConfig) -> tuple[Any, Any]:
+    """Model (float32, first `config.layers` layers) and fast tokenizer from a local folder. Raises ModelError."""
+    shape = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    if config.layers is not None:
+        if config.layers > shape.num_hidden_layers:
+            raise ModelError(f"model.layers is {config.layers}, but {config.name} has {shape.num_hidden_layers}: lower it")
+        shape.num_hidden_layers = config.layers
+        if getattr(shape, "layer_types", None):
+            shape.layer_types = shape.layer_types[: config.layers]
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise ModelError(f"{config.name} has no fast tokenizer (tokenizer.json): choose a model that has one")
+    hf = AutoModelForCausalLM.from_pretrained(
+        source, config=shape, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+    return hf, tokenizer
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether this device multiplies bfloat16 natively."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def use_bfloat16(config: ModelConfig, device: torch.device) -> bool:
+    """What `model.precision` means on this device."""
+    return config.precision == "bfloat16" or (config.precision == "auto" and bfloat16_is_fast(device))
+
+
+def best_device() -> torch.device:
+    """CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def save_rows(path: Path, rows: Tensor) -> None:
+    """Write a block of rows (safetensors)."""
+    save_file({"rows": rows.detach().float().contiguous()}, path)
+
+
+def load_rows(path: Path) -> Tensor:
+    """Read a block of rows, float32 [n, D]."""
+    return load_file(path)["rows"]
