@@ -1,0 +1,93 @@
+"""Constrained beam search over any next-code function.
+
+Exact in the sense of beam search: at each level the K best legal prefixes survive; with K at least the catalogue's size
+the result is the true ranking. Nothing outside the catalogue can be scored, and no item can come out twice, because a
+position of the catalogue belongs to exactly one code sequence. The model's own generation settings play no part.
+
+Shapes: B requests, K beams, C codes of a level.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from pauserec.decoding.catalogue import Catalogue, Filter
+
+Normalise = Literal["full", "codebook", "legal"]
+
+
+@dataclass(frozen=True)
+class CodeScores:
+    """Scores of the next code. logits: float32 [B, K, C]; normaliser: log-sum-exp over the whole vocabulary [B, K]."""
+
+    logits: Tensor
+    normaliser: Tensor | None = None
+
+
+class NextCode(Protocol):
+    """A model seen as a scorer of codes."""
+
+    def start(self) -> CodeScores:
+        """Scores of the first code; K is 1."""
+        ...
+
+    def advance(self, parents_BK: Tensor, codes_BK: Tensor) -> CodeScores:
+        """Scores after beam `parents` of the last call was continued with `codes`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Beams:
+    """items: int64 [B, K] item numbers, best first, -1 where fewer were legal. scores: float32 [B, K], -inf there."""
+
+    items: Tensor
+    scores: Tensor
+
+
+def beam_search(
+    model: NextCode, catalogue: Catalogue, beams: int, *, normalise: Normalise = "full", only: Filter | None = None
+) -> Beams:
+    """The best `beams` legal items per request by summed log-probability of their codes."""
+    step = model.start()
+    batch, device = len(step.logits), step.logits.device
+    prefix_BK = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+    score_BK = torch.zeros(batch, 1, device=device)
+    if not len(catalogue):
+        empty = torch.full((batch, beams), -1, dtype=torch.int64, device=device)
+        return Beams(empty, torch.full((batch, beams), -torch.inf, device=device))
+    bounds = catalogue.bounds(prefix_BK, 0)
+    for level, size in enumerate(catalogue.sizes):
+        if level:
+            step = model.advance(parent_BK, code_BK)
+            bounds = catalogue.bounds(prefix_BK, level)
+        legal = catalogue.legal(bounds, only) & (score_BK > -torch.inf)[..., None]
+        total = score_BK[..., None] + _log_probabilities(step, legal, normalise)
+        score_BK, chosen = _best(total.masked_fill(~legal, -torch.inf).flatten(1), beams)
+        parent_BK, code_BK = chosen // size, chosen % size
+        prefix_BK = prefix_BK.gather(1, parent_BK) + code_BK * catalogue.stride(level)
+    position = torch.searchsorted(catalogue.keys, prefix_BK).clamp(max=len(catalogue) - 1)
+    items = catalogue.items[position].masked_fill(score_BK == -torch.inf, -1)
+    return Beams(items, score_BK)
+
+
+def _best(total: Tensor, beams: int) -> tuple[Tensor, Tensor]:
+    """The `beams` highest of [B, candidates], padded with dead beams (-inf, candidate 0) where there are fewer."""
+    score, chosen = total.topk(min(beams, total.shape[1]), dim=1)
+    missing = beams - score.shape[1]
+    if missing:
+        score = torch.nn.functional.pad(score, (0, missing), value=-torch.inf)
+        chosen = torch.nn.functional.pad(chosen, (0, missing))
+    return score, chosen.masked_fill(score == -torch.inf, 0)
+
+
+def _log_probabilities(step: CodeScores, legal: Tensor, normalise: Normalise) -> Tensor:
+    if normalise == "legal":
+        normaliser = step.logits.masked_fill(~legal, -torch.inf).logsumexp(-1)
+        normaliser = normaliser.masked_fill(normaliser == -torch.inf, 0.0)
+    elif normalise == "codebook" or step.normaliser is None:
+        normaliser = step.logits.logsumexp(-1)
+    else:
+        normaliser = step.normaliser
+    return step.logits - normaliser[..., None]

@@ -1,0 +1,131 @@
+"""The words around the IDs: every prompt the models see, as token ids. Prompt text exists only here and in the recipes.
+
+A next-item prompt is ChatML: system instruction; the user's turn with the history, one entry per item; the assistant's
+turn opened with a think block that is empty (next-item SFT) or holds k pauses (implicit reasoning), then the target's
+SID (paper, Appendix F.1; the words are ours). Item text is data: it is encoded apart from all control tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pauserec.config import PromptConfig
+from pauserec.llm.vocabulary import PlainText, Vocabulary
+from pauserec.records import IntArray, Item
+from pauserec.semantic_ids.codes import SemanticIds
+
+CONTROL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
+
+
+@dataclass(frozen=True)
+class Format:
+    """What varies between prompts: text fields after each SID, number of pauses, items in the history."""
+
+    fields: tuple[str, ...] = ()
+    pauses: int = 0
+    history_length: int = 20
+
+
+class Prompts:
+    """Token sequences for one grown tokenizer, one catalogue and one wording."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        vocabulary: Vocabulary,
+        ids: SemanticIds,
+        items: Sequence[Item],
+        config: PromptConfig,
+        form: Format,
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.form = form
+        self._plain = PlainText(tokenizer)
+        known = tokenizer.get_vocab()
+        self._control = {text: [known[text]] if text in known else self._words(text) for text in CONTROL}
+        self.codes: list[list[int]] = vocabulary.item_tokens(ids).tolist()
+        """Code tokens of each item."""
+        self._brackets = config.brackets == "all"
+        texts = self._plain.encode([item_text(item, form.fields) for item in items]) if form.fields else []
+        line = self._words("\n") if form.fields else []
+        self.entries = [
+            self.sid(number) + (texts[number][: config.title_tokens] + line if form.fields else [])
+            for number in range(len(items))
+        ]
+        """What each item looks like in the user's turn."""
+        self.opening = self._turn("system", config.system) + self._open("user") + self._words(f"{config.history}\n")
+        self.suffix = self._suffix(form.pauses)
+
+    def sid(self, item: int) -> list[int]:
+        """An item's ID as it stands inside a history."""
+        return [self.vocabulary.begin, *self.codes[item], self.vocabulary.end] if self._brackets else self.codes[item]
+
+    def answer(self, item: int) -> list[int]:
+        """What the assistant says after the suffix: the codes, the end of the ID and of the turn."""
+        return [*self.codes[item], self.vocabulary.end, *self._control["<|im_end|>"]]
+
+    def trunk(self, items: IntArray) -> list[int]:
+        """The prompt up to and including the last history entry."""
+        tokens = list(self.opening)
+        for item in items:
+            tokens += self.entries[item]
+        return tokens
+
+    def prompt(self, history: IntArray) -> list[int]:
+        """The whole prompt for a history (its last `history_length` items), up to and including `<|sid_begin|>`."""
+        return self.trunk(history[-self.form.history_length :]) + self.suffix
+
+    def is_code(self, token: int) -> bool:
+        """Whether a token is one of the SID codes."""
+        return self.vocabulary.code_offsets[0] <= token < self.vocabulary.pause
+
+    def _words(self, text: str) -> list[int]:
+        return self._plain.encode([text])[0]
+
+    def _open(self, role: str) -> list[int]:
+        return self._control["<|im_start|>"] + self._words(f"{role}\n")
+
+    def _turn(self, role: str, text: str) -> list[int]:
+        return self._open(role) + self._words(text) + self._control["<|im_end|>"] + self._words("\n")
+
+    def _suffix(self, pauses: int) -> list[int]:
+        think = self._control["<think>"] + [self.vocabulary.pause] * pauses + self._control["</think>"]
+        end = self._control["<|im_end|>"] + self._words("\n")
+        return end + self._open("assistant") + think + self._words("\n") + [self.vocabulary.begin]
+
+
+def item_text(item: Item, fields: Sequence[str]) -> str:
+    """An item's text as prompts show it after its SID."""
+    parts = []
+    if "title" in fields and item.title:
+        parts.append(f' "{item.title}"')
+    if "categories" in fields and item.categories:
+        parts.append(f" ({', '.join(item.categories)})")
+    return "".join(parts)
+
+
+class Corpus:
+    """Running text for continual pretraining: token sequences that name items by SID and by text."""
+
+    def __init__(self, tokenizer: Any, vocabulary: Vocabulary, ids: SemanticIds, items: Sequence[Item]) -> None:
+        plain = PlainText(tokenizer)
+        codes = vocabulary.item_tokens(ids).tolist()
+        self._sid = [[vocabulary.begin, *item_codes, vocabulary.end] for item_codes in codes]
+        self._text = plain.encode([f"{item_text(item, ('title', 'categories')).strip() or 'untitled'}" for item in items])
+        self._chose, self._is, self._named, self._line = plain.encode(
+            ["One person chose, in this order:\n", " is ", "The item ", "\n"]
+        )
+        self._stop = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+
+    def item(self, number: int, *, text_first: bool) -> list[int]:
+        """One item in one direction (paper, eq. 2): text then SID, or SID then text."""
+        sid, text = self._sid[number], self._text[number]
+        first, second = (text, sid) if text_first else (sid, text)
+        return [*self._named, *first, *self._is, *second, *self._stop]
+
+    def history(self, items: IntArray) -> list[int]:
+        """A history as running text, each item with its SID, title and categories."""
+        tokens = list(self._chose)
+        for item in items:
+            tokens += [*self._sid[item], *self._is, *self._text[item], *self._line]
+        return [*tokens, *self._stop]
