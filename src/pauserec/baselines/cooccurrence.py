@@ -1,0 +1,131 @@
+"""Co-occurrence: what stood near the user's latest items in other users' histories.
+
+score(j) = sum over the user's last items i, latest first, of decay^position * C[i, j] / sqrt(popularity[j]),
+where C[i, j] counts the training events of i and j of one user at most `window` positions apart. The damping is half of
+cosine similarity's (Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001): the
+popularity of i is not divided out, since a frequent item of the history is better evidence.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import Field, ValidationError
+from safetensors.numpy import save_file
+from scipy import sparse
+
+from pauserec.baselines.popularity import WEIGHTS, FinalFit, count_events, fitting_sequences, load_tensors
+from pauserec.config import Settings
+from pauserec.errors import RunError
+from pauserec.evaluation.ranking import best_items, mask_seen
+from pauserec.records import Dataset, IntArray, Ranking
+
+SETTINGS = "settings.json"
+CHUNK = 512
+"""Histories scored at once: bounds the dense score matrix to CHUNK x items."""
+
+
+class CooccurrenceSettings(Settings):
+    """What co-occurrence can set; the defaults are those of the reference numbers."""
+
+    window: int = Field(default=5, ge=1)
+    """Two events of one user count as co-occurring when at most this many positions apart."""
+    last: int = Field(default=20, ge=1)
+    """Most recent items of a history that count."""
+    decay: float = Field(default=0.8, gt=0, le=1)
+    """Weight of an item relative to the one after it."""
+
+
+class Cooccurrence:
+    """Item-to-item recommender. Items without any score follow by popularity, so a list is as long as it can be."""
+
+    def __init__(self, similarity: Any, counts: IntArray, settings: CooccurrenceSettings) -> None:
+        """similarity: scipy CSR [items, items], C[i, j] / sqrt(counts[j]). counts: [items], events per item."""
+        self.similarity = similarity
+        self.counts = counts
+        self.settings = settings
+
+    @classmethod
+    def fit(
+        cls, dataset: Dataset, settings: CooccurrenceSettings | None = None, *, final_fit: FinalFit = "train"
+    ) -> Self:
+        """Count co-occurrences in the events that `final_fit` admits."""
+        settings = settings or CooccurrenceSettings()
+        sequences = fitting_sequences(dataset, final_fit)
+        counts = count_events(sequences, len(dataset.items))
+        damping = 1.0 / np.sqrt(np.maximum(counts, 1))
+        similarity = cooccurrences(sequences, len(dataset.items), settings.window).multiply(damping[None]).tocsr()
+        similarity.sort_indices()
+        return cls(similarity, counts, settings)
+
+    def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool) -> Ranking:
+        """The k best items. Co-occurring items score above 0; the rest follow by popularity with scores below 0."""
+        if not histories:
+            return Ranking(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))
+        parts = [self._top(histories[begin : begin + CHUNK], k, drop_seen) for begin in range(0, len(histories), CHUNK)]
+        return Ranking(np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]))
+
+    def save(self, folder: Path) -> None:
+        """Write weights and settings into `folder`, which must exist."""
+        tensors = {
+            "indptr": self.similarity.indptr.astype(np.int64),
+            "indices": self.similarity.indices.astype(np.int64),
+            "values": self.similarity.data.astype(np.float64),
+            "counts": self.counts,
+        }
+        save_file(tensors, folder / WEIGHTS)
+        (folder / SETTINGS).write_text(self.settings.model_dump_json(indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote. Raises RunError."""
+        try:
+            settings = CooccurrenceSettings.model_validate_json((folder / SETTINGS).read_bytes())
+        except FileNotFoundError:
+            raise RunError(f"{folder / SETTINGS} is missing: fit the baseline again") from None
+        except ValidationError as error:
+            raise RunError(f"{folder / SETTINGS} is damaged ({error.error_count()} faults): fit it again") from None
+        tensors = load_tensors(folder, ("indptr", "indices", "values", "counts"))
+        items = len(tensors["counts"])
+        similarity = sparse.csr_array((tensors["values"], tensors["indices"], tensors["indptr"]), shape=(items, items))
+        return cls(similarity, tensors["counts"], settings)
+
+    def _top(self, histories: Sequence[IntArray], k: int, drop_seen: bool) -> Ranking:
+        scores = (self._weights(histories) @ self.similarity).toarray()
+        filler = self._filler()
+        scores = np.where(scores > 0, scores, filler[None])
+        if drop_seen:
+            mask_seen(scores, histories)
+        return best_items(scores, k)
+
+    def _weights(self, histories: Sequence[IntArray]) -> Any:
+        """History weights as CSR [n, items]; an item that stands in a history twice has both weights."""
+        recent = [history[-self.settings.last :][::-1] for history in histories]
+        lengths = [len(items) for items in recent]
+        rows = np.repeat(np.arange(len(recent)), lengths)
+        values = np.concatenate([self.settings.decay ** np.arange(length) for length in lengths])
+        shape = (len(recent), len(self.counts))
+        return sparse.csr_array((values, (rows, np.concatenate(recent))), shape=shape)
+
+    def _filler(self) -> np.ndarray:
+        """[items] scores in [-1, 0), most popular highest, all different."""
+        order = np.argsort(-self.counts, kind="stable")
+        filler = np.empty(len(order), dtype=np.float64)
+        filler[order] = -(np.arange(len(order)) + 1.0) / max(len(order), 1)
+        return filler
+
+
+def cooccurrences(sequences: Sequence[IntArray], items: int, window: int) -> Any:
+    """Symmetric counts of a user's event pairs at most `window` positions apart, diagonal zero: CSR [items, items]."""
+    events = np.concatenate(sequences) if sequences else np.empty(0, dtype=np.int64)
+    owner = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
+    lefts, rights = [], []
+    for distance in range(1, window + 1):
+        left, right = events[:-distance], events[distance:]
+        pair = (owner[:-distance] == owner[distance:]) & (left != right)
+        lefts.append(left[pair])
+        rights.append(right[pair])
+    left, right = np.concatenate(lefts), np.concatenate(rights)
+    counted = sparse.csr_array((np.ones(len(left)), (left, right)), shape=(items, items))  # sums repeated pairs
+    return (counted + counted.T).tocsr()

@@ -1,0 +1,74 @@
+"""Popularity: everyone gets the items with the most training events."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from pauserec.errors import RunError
+from pauserec.evaluation.ranking import best_items, mask_seen
+from pauserec.records import Dataset, IntArray, Ranking
+
+FinalFit = Literal["train", "train+validation"]
+WEIGHTS = "model.safetensors"
+
+
+class Popularity:
+    """Ranks by the number of training events; equal counts go by item number (which carries no information)."""
+
+    def __init__(self, counts: IntArray) -> None:
+        """counts: [items], events per item."""
+        self.counts = counts
+
+    @classmethod
+    def fit(cls, dataset: Dataset, *, final_fit: FinalFit = "train") -> Self:
+        """Count the events that `final_fit` admits."""
+        return cls(count_events(fitting_sequences(dataset, final_fit), len(dataset.items)))
+
+    def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool) -> Ranking:
+        """The k most frequent items, without the history's own where `drop_seen`. Scores are event counts."""
+        if not drop_seen:
+            one = best_items(self.counts[None].astype(np.float64), k)
+            return Ranking(np.repeat(one.items, len(histories), axis=0), np.repeat(one.scores, len(histories), axis=0))
+        scores = np.repeat(self.counts[None].astype(np.float64), len(histories), axis=0)
+        mask_seen(scores, histories)
+        return best_items(scores, k)
+
+    def save(self, folder: Path) -> None:
+        """Write the counts into `folder`, which must exist."""
+        save_file({"counts": self.counts}, folder / WEIGHTS)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote. Raises RunError."""
+        return cls(load_tensors(folder, ("counts",))["counts"])
+
+
+def fitting_sequences(dataset: Dataset, final_fit: FinalFit) -> list[IntArray]:
+    """Per user the events a model may be fitted on: without both held-out targets, or without the test target alone."""
+    if final_fit == "train":
+        return dataset.training_sequences()
+    return [sequence[:-1] for sequence in dataset.sequences]
+
+
+def count_events(sequences: Sequence[IntArray], items: int) -> IntArray:
+    """Events per item number: [items]."""
+    events = np.concatenate(sequences) if sequences else np.empty(0, dtype=np.int64)
+    return np.bincount(events, minlength=items).astype(np.int64)
+
+
+def load_tensors(folder: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The named tensors of a baseline's weights file. Raises RunError if it is missing, damaged or another's."""
+    path = folder / WEIGHTS
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: fit the baseline again") from None
+    except SafetensorError as error:
+        raise RunError(f"{path} is damaged ({error}): fit the baseline again") from None
+    if set(tensors) != set(names):
+        raise RunError(f"{path} holds {sorted(tensors)}, not {sorted(names)}: fit the baseline again")
+    return tensors

@@ -1,0 +1,41 @@
+"""From a score for every item to the k best: the one place where ties are broken."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pauserec.records import IntArray, Ranking
+
+
+def best_items(scores: npt.NDArray[np.floating], k: int) -> Ranking:
+    """The k highest scores of each row; equal scores go by the smaller item number. scores: [n, items], -inf = never.
+
+    Item numbers carry no information (`Dataset.items` is sorted by a hash), so the tie rule favours nobody.
+    Rows with fewer than k finite scores end in item -1 with score -inf.
+    """
+    n, items = scores.shape
+    width = min(k, items)
+    numbers = np.full((n, k), -1, dtype=np.int64)
+    values = np.full((n, k), -np.inf, dtype=np.float32)
+    if width == 0 or n == 0:
+        return Ranking(numbers, values)
+    threshold = np.partition(scores, items - width, axis=1)[:, items - width, None]
+    above = scores > threshold
+    tied = scores == threshold
+    # argpartition alone would keep an arbitrary choice among the items that tie at the threshold
+    room = width - above.sum(axis=1, keepdims=True)
+    chosen = np.nonzero(above | (tied & (np.cumsum(tied, axis=1) <= room)))[1].reshape(n, width)
+    chosen_scores = np.take_along_axis(scores, chosen, axis=1)
+    order = np.argsort(-chosen_scores, axis=1, kind="stable")
+    numbers[:, :width] = np.take_along_axis(chosen, order, axis=1)
+    values[:, :width] = np.take_along_axis(chosen_scores, order, axis=1)
+    numbers[np.isneginf(values)] = -1
+    return Ranking(numbers, values)
+
+
+def mask_seen(scores: npt.NDArray[np.floating], histories: Sequence[IntArray]) -> None:
+    """Set each row's scores of the items in its history to -inf, in place. scores: [n, items]."""
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    if len(rows):
+        scores[rows, np.concatenate(histories)] = -np.inf
