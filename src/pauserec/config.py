@@ -143,8 +143,8 @@ class PromptConfig(Settings):
     """Opens the user's turn."""
     history_length: int = Field(default=20, ge=1)
     """Most recent items of a history that a prompt holds."""
-    title_tokens: int = Field(default=48, ge=1)
-    """An item's title is cut to this many tokens inside prompts."""
+    text_tokens: int = Field(default=48, ge=1)
+    """An item's text is cut to this many tokens inside prompts."""
     brackets: Literal["all", "target"] = "all"
     """Begin/end tokens around every ID, or around the target only (shorter prompts)."""
 
@@ -208,6 +208,8 @@ class _NextItem(_Training):
     """Loss on the assistant's SID only, or on the user turn's SIDs too."""
     targets_per_history: int | None = Field(default=None, ge=1)
     """With targets = "all": train on at most this many targets of a window, drawn anew each epoch; null takes all."""
+    window_overlap: float = Field(default=0.5, ge=0, lt=1)
+    """With targets = "all": a longer history is cut into windows that share this part of their items."""
     softmax: Literal["full", "codebook"] = "full"
     """Normalise the loss over the whole vocabulary, or over the codes of the target's level."""
     loss_on_end: bool = False
@@ -332,13 +334,31 @@ class Recipe(Settings):
         for override in overrides:
             _apply(raw, override)
         try:
-            return cls.model_validate(raw)
+            return cls.model_validate(_replace(raw, "null", None))
         except ValidationError as error:
             raise RecipeError(_explain(error)) from None
 
     def dump(self) -> str:
-        """The resolved recipe as TOML, every default written out."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        """The resolved recipe as TOML, every default written out; "null" stands for none."""
+        return tomli_w.dumps(_replace(self.model_dump(mode="json"), None, "null"))
+
+
+class CorpusJob(Settings):
+    """What a stage over running text depends on."""
+
+    stage: CptConfig | PausePretrainConfig
+    precision: Literal["auto", "float32", "bfloat16"]
+    history_length: int
+
+
+class NextItemJob(Settings):
+    """What a next-item stage depends on: its own settings, the prompts, and how it is validated."""
+
+    stage: SftConfig | ImplicitSftConfig
+    prompt: PromptConfig
+    decoding: DecodingConfig
+    precision: Literal["auto", "float32", "bfloat16"]
+    seen: Literal["keep", "drop"]
 
 
 def shipped_recipes() -> list[str]:
@@ -360,6 +380,15 @@ def _read(recipe: str | Path) -> dict[str, Any]:
         raise RecipeError(f"{path} is not valid TOML: {error}") from None
 
 
+def _replace(value: Any, old: Any, new: Any) -> Any:
+    """`value` with `old` turned into `new` at every depth."""
+    if isinstance(value, dict):
+        return {key: _replace(entry, old, new) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replace(entry, old, new) for entry in value]
+    return new if value == old and type(value) is type(old) else value
+
+
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -368,8 +397,6 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    if value == "null":
-        value = None
     *parents, last = key.split(".")
     node: Any = raw
     for depth, part in enumerate(parents):

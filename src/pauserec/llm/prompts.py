@@ -49,7 +49,7 @@ class Prompts:
         texts = self._plain.encode([item_text(item, form.fields) for item in items]) if form.fields else []
         line = self._words("\n") if form.fields else []
         self.entries = [
-            self.sid(number) + (texts[number][: config.title_tokens] + line if form.fields else [])
+            self.sid(number) + (texts[number][: config.text_tokens] + line if form.fields else [])
             for number in range(len(items))
         ]
         """What each item looks like in the user's turn."""

@@ -1,0 +1,50 @@
+"""Continual pretraining (CPT): ground the SID tokens in item text.
+
+Paper: PauseRec, Section 2.2 and eq. 2; corpus of Appendix F.1. Next-token loss on everything; only the SID rows train.
+Deviation: the "items" corpus (eq. 2, each item in both directions) beside the histories of the appendix, because it is
+far shorter; the wording of the running text is our own.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pauserec.config import CorpusJob, CptConfig
+from pauserec.data.splits import load_dataset
+from pauserec.fit import fit, forget_checkpoints
+from pauserec.llm.model import LanguageModel
+from pauserec.llm.prompts import Corpus
+from pauserec.run import FinishedStep
+from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.stages.corpus import corpus_batches, corpus_documents, document_tokens
+from pauserec.stages.objective import Objective, seed_everything, trains_in_bfloat16
+
+
+def continual_pretrain(
+    job: CorpusJob,
+    base: FinishedStep,
+    dataset_step: FinishedStep,
+    ids_step: FinishedStep,
+    *,
+    out: Path,
+    log: Callable[..., None],
+) -> dict[str, Any]:
+    """Train the SID rows of `base` on the corpus; leave a checkpoint folder in `out`."""
+    assert isinstance(job.stage, CptConfig)
+    stage = job.stage
+    seed_everything(stage.seed)
+    dataset, ids = load_dataset(dataset_step.path), SemanticIds.load(ids_step.path)
+    model = LanguageModel.load(base.path, ids)
+    corpus = Corpus(model.tokenizer, model.vocabulary, ids, dataset.items)
+    batches = corpus_batches(
+        corpus_documents(dataset, stage.corpus, job.history_length),
+        lambda document: document_tokens(corpus, document),
+        epochs=stage.epochs,
+        batch_tokens=stage.batch_tokens,
+        seed=stage.seed,
+    )
+    model.train_rows(range(model.vocabulary.sid_rows.start, model.vocabulary.sid_rows.stop))
+    summary = fit(Objective(model), batches, stage, out=out, log=log, bfloat16=trains_in_bfloat16(job.precision))
+    model.save(out)
+    forget_checkpoints(out)
+    return summary

@@ -1,0 +1,173 @@
+"""Next-item training, shared by plain SFT and implicit-reasoning SFT: samples, validation, and the run of the loop.
+
+With targets = "last" a user is one sample: prompt, suffix, target. With targets = "all" a window of the history is a
+trunk, and each next-item target a branch with its own suffix, pauses and SID: one pass, the same losses as separate
+samples that start at the same item.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pauserec.config import NextItemJob
+from pauserec.data.batches import IGNORE, Batches, Branch, Sample, labelled
+from pauserec.data.splits import load_dataset
+from pauserec.evaluation.evaluate import evaluate
+from pauserec.fit import METRIC, fit, forget_checkpoints
+from pauserec.llm.model import LanguageModel
+from pauserec.llm.prompts import Format, Prompts
+from pauserec.llm.recommender import LLMRecommender
+from pauserec.records import Dataset, IntArray
+from pauserec.run import FinishedStep
+from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.stages.objective import Objective, trains_in_bfloat16
+
+
+@dataclass(frozen=True)
+class Window:
+    """One sample: a user's items[start:stop] as trunk; targets are positions in the user's sequence, start < t <= stop.
+
+    fresh: items from this position on carry loss in the trunk (loss_on = "history"); earlier ones did in another window.
+    """
+
+    user: int
+    start: int
+    stop: int
+    targets: tuple[int, ...]
+    fresh: int
+
+
+def windows(user: int, length: int, size: int, overlap: float) -> list[Window]:
+    """Cut a sequence of `length` events so that each event but the first is a target once, newest window first.
+
+    A window shows at most `size` items before its last target, and shares `overlap` of them with the one before it.
+    """
+    step = max(1, round(size * (1 - overlap)))
+    found, stop = [], length - 1
+    while stop >= 1:
+        start = max(0, stop - size)
+        first = 1 if start == 0 else stop - step + 1
+        found.append(Window(user, start, stop, tuple(range(first, stop + 1)), first))
+        stop = first - 1
+    return found
+
+
+class NextItemSamples:
+    """Makes the samples of a stage from training sequences."""
+
+    def __init__(self, job: NextItemJob, prompts: Prompts, sequences: list[IntArray]) -> None:
+        self._stage, self._prompts, self._sequences = job.stage, prompts, sequences
+        self._answer = len(prompts.answer(0)) if job.stage.loss_on_end else len(prompts.codes[0])
+
+    def batches(self) -> Batches[Window]:
+        """The plan of the whole stage."""
+        stage = self._stage
+        return Batches(
+            self._windows,
+            self._length,
+            self.build,
+            epochs=stage.epochs,
+            batch_tokens=stage.batch_tokens,
+            seed=stage.seed,
+        )
+
+    def _windows(self, epoch: int, rng: np.random.Generator) -> list[Window]:
+        size, stage = self._prompts.form.history_length, self._stage
+        found = []
+        for user, items in enumerate(self._sequences):
+            n = len(items)
+            if n < 2:
+                continue
+            if stage.targets == "last":
+                start = max(0, n - 1 - size)
+                found.append(Window(user, start, n - 1, (n - 1,), start + 1))
+                continue
+            for window in windows(user, n, size, stage.window_overlap):
+                targets = window.targets
+                if stage.targets_per_history is not None and len(targets) > stage.targets_per_history:
+                    targets = tuple(sorted(rng.choice(targets, stage.targets_per_history, replace=False).tolist()))
+                found.append(Window(user, window.start, window.stop, targets, window.fresh))
+        return found
+
+    def _length(self, window: Window) -> int:
+        prompts = self._prompts
+        items = self._sequences[window.user][window.start : window.stop]
+        trunk = len(prompts.opening) + sum(len(prompts.entries[item]) for item in items)
+        return trunk + len(window.targets) * (len(prompts.suffix) + self._answer - 1)
+
+    def build(self, window: Window) -> Sample:
+        """A window as a sample. With a single target at its end, the target stands in the trunk itself."""
+        items, prompts = self._sequences[window.user], self._prompts
+        trunk = list(prompts.opening)
+        marks = [False] * len(trunk)
+        ends = {}
+        for position in range(window.start, window.stop):
+            entry = prompts.entries[items[position]]
+            counts = self._stage.loss_on == "history" and position >= window.fresh
+            trunk += entry
+            marks += [counts and prompts.is_code(token) for token in entry]
+            ends[position + 1] = len(trunk)
+        if self._stage.targets == "last":
+            answer, answer_marks = self._continuation(items[window.stop])
+            return Sample(*labelled(trunk + answer, marks + answer_marks))
+        labels = np.where(marks[1:] + [False], np.asarray([*trunk[1:], 0]), IGNORE)
+        branches = [Branch(ends[t], *labelled(*self._continuation(items[t]))) for t in window.targets]
+        return Sample(np.asarray(trunk, dtype=np.int64), labels, tuple(branches))
+
+    def _continuation(self, target: int) -> tuple[list[int], list[bool]]:
+        suffix, answer = self._prompts.suffix, self._prompts.answer(target)
+        if self._stage.loss_on_end:
+            return suffix + answer, [False] * (len(suffix) - 1) + [True] * (len(answer) + 1)
+        codes = [self._prompts.is_code(token) for token in answer]
+        return suffix + answer, [False] * len(suffix) + codes
+
+
+def train_next_item(
+    job: NextItemJob,
+    model: LanguageModel,
+    form: Format,
+    dataset_step: FinishedStep,
+    ids: SemanticIds,
+    *,
+    out: Path,
+    log: Callable[..., None],
+) -> dict[str, Any]:
+    """Fine-tune the whole model on next items, keep the best by constrained validation NDCG@10, save it in `out`."""
+    stage = job.stage
+    dataset = load_dataset(dataset_step.path)
+    prompts = Prompts(model.tokenizer, model.vocabulary, ids, dataset.items, job.prompt, form)
+    seen_by_training = -2 if stage.final_fit == "train" else -1
+    samples = NextItemSamples(job, prompts, [sequence[:seen_by_training] for sequence in dataset.sequences])
+    bfloat16 = trains_in_bfloat16(job.precision)
+    objective = Objective(model, stage.softmax, stage.dropout)
+    recommender = LLMRecommender(model, prompts, ids, job.decoding, autocast=bfloat16)
+    validate = None if stage.final_fit == "train+validation" else _validator(job, recommender, dataset)
+    summary = fit(objective, samples.batches(), stage, out=out, log=log, bfloat16=bfloat16, validate=validate)
+    model.save(out)
+    forget_checkpoints(out)
+    return summary
+
+
+def _validator(job: NextItemJob, recommender: LLMRecommender, dataset: Dataset) -> Callable[[], dict[str, float]]:
+    users = np.arange(len(dataset.users))
+    wanted = job.stage.validation_users
+    if wanted is not None and wanted < len(users):
+        users = np.sort(np.random.default_rng(job.stage.seed).choice(users, wanted, replace=False))
+
+    def validate() -> dict[str, float]:
+        result = evaluate(
+            recommender,
+            dataset,
+            "validation",
+            seen=job.seen,
+            top_k=job.decoding.beams,
+            bootstrap=1,
+            users=users.tolist(),
+            label=f"{job.stage.name}: validating",
+        )
+        return {METRIC: result.metrics["ndcg@10"], "validation_hit@10": result.metrics["hit@10"]}
+
+    return validate

@@ -1,0 +1,42 @@
+"""What the stages share: a language model with a loss that the training loop can call."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from pauserec.config import ModelConfig
+from pauserec.data.batches import IGNORE
+from pauserec.llm.model import LanguageModel, best_device, use_bfloat16
+from pauserec.llm.tree import Document, TreePass
+from pauserec.losses import codebook_softmax_loss, full_softmax_loss
+
+
+class Objective(nn.Module):
+    """Summed next-token loss of a planned batch; the head is computed at target positions only."""
+
+    def __init__(self, model: LanguageModel, softmax: Literal["full", "codebook"] = "full", rate: float = 0.0) -> None:
+        super().__init__()
+        self.model, self._softmax, self._rate = model, softmax, rate
+
+    def forward(self, tokens: Tensor, labels: Tensor, layout: list[Any]) -> Tensor:
+        """tokens, labels: int64 [N]; layout: see data.batches.collate. Gives a float32 scalar."""
+        tree = TreePass([Document(trunk, tuple(branches)) for trunk, branches in layout])
+        embedded = dropout(self.model.embed(tokens), self._rate, self.training)
+        chosen = (labels != IGNORE).nonzero()[:, 0]
+        hidden, targets = self.model.hidden(embedded, tree)[chosen], labels[chosen]
+        if self._softmax == "full":
+            return full_softmax_loss(hidden, targets, self.model.logits)
+        levels = [self.model.vocabulary.level_rows(level) for level in range(len(self.model.vocabulary.codebook_sizes))]
+        return codebook_softmax_loss(hidden, targets, levels, self.model.logits)
+
+
+def trains_in_bfloat16(precision: Literal["auto", "float32", "bfloat16"]) -> bool:
+    """Whether matrix products run in bfloat16 during training (weights stay float32)."""
+    return use_bfloat16(ModelConfig(precision=precision), best_device())
+
+
+def seed_everything(seed: int) -> None:
+    """Make dropout and the order of everything random repeatable."""
+    torch.manual_seed(seed)
