@@ -48,6 +48,8 @@ class Run:
         self.recipe = recipe
         self._redo = set(redo)
         self.steps: dict[str, FinishedStep] = {}
+        self.on_step: Callable[[str, bool], None] = lambda name, done: None
+        """Told each step's name before it runs, and whether it is done already."""
 
     @classmethod
     def open(cls, recipe: Recipe, path: Path, redo: tuple[str, ...] = ()) -> Self:
@@ -90,7 +92,9 @@ class Run:
     ) -> FinishedStep:
         """Do the step unless it is done; give back its folder and fingerprint."""
         fingerprint = self.fingerprint(name, settings, inputs)
-        if not self.is_done(name, settings, inputs):
+        done = self.is_done(name, settings, inputs)
+        self.on_step(name, done)
+        if not done:
             self._do(name, function, settings, inputs, fingerprint)
             self._redo.discard(name)
         return self.finished(name)

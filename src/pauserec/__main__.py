@@ -1,0 +1,5 @@
+"""`python -m pauserec`."""
+
+from pauserec.cli import main
+
+main()

@@ -1,0 +1,265 @@
+"""The command line: thin commands over the pipeline; heavy imports happen inside them."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pauserec.errors import PauserecError
+
+if TYPE_CHECKING:
+    from pauserec.config import Recipe
+    from pauserec.inference import TrainedRecommender
+    from pauserec.records import Recommendations
+
+app = typer.Typer(
+    name="pauserec",
+    help="Recommendation with large language models that think without words.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Look at raw data before a run.", no_args_is_help=True)
+assets_app = typer.Typer(help="Named data sets and models.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(assets_app, name="assets")
+console = Console()
+notes = Console(stderr=True)
+
+
+class OutputFormat(StrEnum):
+    """How recommendations are printed."""
+
+    table = "table"
+    json = "json"
+    parquet = "parquet"
+
+
+class HeldOut(StrEnum):
+    """Held-out splits."""
+
+    validation = "validation"
+    test = "test"
+
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `pauserec run` wrote.")]
+
+
+@app.command()
+def quickstart(out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/quickstart")) -> None:
+    """Train and test PauseRec on MovieLens-100k in a few minutes on two CPU cores."""
+    from pauserec.config import Recipe
+
+    _run(Recipe.load("quickstart"), out, ())
+    _show_examples(out)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a .toml file.")],
+    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")] = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
+    redo: Annotated[list[str], typer.Option(metavar="STEP", help="Do a step again.")] = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+) -> None:
+    """Run a recipe: whatever of it is not done yet."""
+    from pauserec.config import Recipe
+
+    resolved = Recipe.load(recipe, tuple(set_))
+    folder = out or Path("runs") / resolved.name
+    if dry_run:
+        _show_plan(resolved, folder, tuple(redo))
+    else:
+        _run(resolved, folder, tuple(redo))
+
+
+@app.command()
+def recommend(
+    run: RunFolder,
+    history: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Item ids, oldest first.")] = None,
+    users: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Histories: parquet, csv or jsonl with user_id and item_id.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Items per history.")] = 10,
+    model: Annotated[str | None, typer.Option(help="Row of the run's table; the last stage by default.")] = None,
+    format_: Annotated[OutputFormat, typer.Option("--format")] = OutputFormat.table,
+    output: Annotated[Path | None, typer.Option(help="File to write; needed for parquet.")] = None,
+) -> None:
+    """Recommend items for a history, or for every user of a file."""
+    from pauserec import histories
+    from pauserec.inference import load
+
+    names, wanted = histories.read(history, users)
+    if format_ is OutputFormat.parquet and output is None:
+        raise PauserecError("--format parquet needs --output FILE")
+    _quiet_libraries()
+    recommender = load(run, model)
+    with _one_line_warnings():
+        found = recommender.recommend(wanted, k)
+    if format_ is OutputFormat.table:
+        for name, result in zip(names, found, strict=True):
+            console.print(_recommendation_table(name, result, recommender))
+    else:
+        histories.write(names, found, format_.value, output)
+
+
+@app.command()
+def evaluate(run: RunFolder, split: Annotated[HeldOut, typer.Option()] = HeldOut.test) -> None:
+    """Test a finished run again from its files, and compare with what the run wrote."""
+    from pauserec.evaluation.ranks import ranks_of, read_ranks
+    from pauserec.evaluation.table import TableRow, format_table
+    from pauserec.pipeline import reevaluate
+    from pauserec.results import RANKS
+
+    _quiet_libraries()
+    results = reevaluate(run, split.value)
+    rows = [TableRow(name, result.metrics, None, result.ms_per_user) for name, result in results.items()]
+    console.print(format_table(rows, title=f"{run} · {split.value}"))
+    written = read_ranks(run / RANKS)
+    different = {
+        name: int((ranks_of(written, name, split.value) != result.ranks).sum()) for name, result in results.items()
+    }
+    for name, count in different.items():
+        if count:
+            notes.print(f"{name}: {count} of {len(results[name].ranks)} ranks differ from the run's")
+    if not any(different.values()):
+        console.print("Every rank equals the one the run wrote.")
+
+
+@app.command()
+def export(run: RunFolder, folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Write the trained model as a plain Hugging Face folder with tokenizer, IDs and model card."""
+    from pauserec.export import export_run
+
+    _quiet_libraries()
+    console.print(f"wrote {export_run(run, folder)}")
+
+
+@data_app.command("check")
+def check_data(
+    interactions: Annotated[Path, typer.Option(help="Interactions file.")],
+    items: Annotated[Path | None, typer.Option(help="Items file.")] = None,
+    quarantine: Annotated[Path, typer.Option(help="File for the rows that cannot be used.")] = Path("quarantine.jsonl"),
+    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a data.* setting.")] = [],  # noqa: B006
+) -> None:
+    """Count what is wrong with raw data, and write the unusable rows to a file with the reason of each."""
+    from pauserec.config import Recipe
+    from pauserec.data.check import check
+
+    paths = {"interactions": str(interactions)} | ({"items": str(items)} if items else {})
+    overrides = tuple(entry if entry.startswith("data.") else f"data.{entry}" for entry in set_)
+    report = check(Recipe.parse({"name": "check", "data": paths}, overrides).data, quarantine)
+    console.print(report.table())
+
+
+@assets_app.command("list")
+def list_assets() -> None:
+    """List the data sets and models that can be named."""
+    from pauserec import assets
+
+    table = Table("name", "kind", "licence", "size", "from", "cached")
+    for asset in assets.known():
+        table.add_row(asset.name, asset.kind, asset.licence, asset.size, asset.source, "yes" if asset.cached else "no")
+    console.print(table)
+
+
+@assets_app.command()
+def fetch(name: Annotated[str, typer.Argument()]) -> None:
+    """Bring a data set or model into the cache."""
+    from pauserec import assets
+
+    _quiet_libraries()
+    console.print(f"{name}: {assets.fetch(name)}")
+
+
+def main() -> None:
+    """Entry point: errors a user can mend are one line and exit code 2."""
+    try:
+        app()
+    except PauserecError as error:
+        notes.print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        notes.print("stopped; run the same command again to go on")
+        sys.exit(130)
+
+
+def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
+    from pauserec.evaluation.table import format_table
+    from pauserec.pipeline import run as run_pipeline
+    from pauserec.results import table_rows
+    from pauserec.run import Run
+
+    _quiet_libraries()
+    content = run_pipeline(recipe, out, redo=redo, on_step=_announce)
+    folder = Run.existing(out)
+    names = content["models"]
+    tested = {name: folder.finished(f"test-{name}") for name in names}
+    caption = f"test split, {content['data']['users']:,} users, seen items: {content['seen']}"
+    console.print(format_table(table_rows(recipe, content, tested), title=recipe.name, caption=caption))
+    console.print(f"report: {out / 'report.html'}")
+
+
+def _announce(name: str, done: bool) -> None:
+    notes.print(Text(f"{'✓' if done else '▸'} {name}", style="dim" if done else "bold"))
+
+
+def _show_examples(out: Path) -> None:
+    from pauserec.run import Run
+    from pauserec.summary import examples
+
+    for example in examples(Run.existing(out), users=3):
+        console.print(Text(f"\nUser {example['user_id']}, lately: {'; '.join(example['history'][-5:])}"))
+        for place, title in enumerate(example["recommendations"][:5], 1):
+            console.print(Text(f"  {place}. {title}"))
+
+
+def _show_plan(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
+    from pauserec.plan import make_plan
+
+    _quiet_libraries()
+    plan = make_plan(recipe, out, redo)
+    console.print(Text(recipe.dump()))
+    console.print(plan.table())
+    console.print(plan.totals())
+
+
+def _recommendation_table(name: str, result: "Recommendations", recommender: "TrainedRecommender") -> Table:
+    notice = []
+    if result.fallback:
+        notice.append(f"nothing known in this history: {result.fallback} instead")
+    if result.unknown:
+        notice.append(f"{len(result.unknown)} unknown ids dropped")
+    if result.fewer_than_asked:
+        notice.append("fewer items than asked for")
+    table = Table("", "item", "title", "score", title=Text(name), caption=Text("; ".join(notice)) if notice else None)
+    for place, scored in enumerate(result.items, 1):
+        title = recommender.item(scored.item_id).title
+        table.add_row(str(place), Text(scored.item_id), Text(title), f"{scored.score:.3f}")
+    return table
+
+
+def _quiet_libraries() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    def show(message: Any, *_: Any, **__: Any) -> None:
+        notes.print(Text(f"warning: {message}", style="yellow"), soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield

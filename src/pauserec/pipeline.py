@@ -1,0 +1,123 @@
+"""The recipe, top to bottom: raw logs to a tested recommender. Read `run` first."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pauserec.config import (
+    CorpusJob,
+    CptConfig,
+    NextItemJob,
+    PausePretrainConfig,
+    Recipe,
+    Stage,
+)
+from pauserec.data.splits import load_dataset, prepare
+from pauserec.errors import RunError
+from pauserec.evaluation.evaluate import Result
+from pauserec.inference import TrainedRecommender, load
+from pauserec.llm.model import grow_vocabulary
+from pauserec.records import Split
+from pauserec.report import write_report
+from pauserec.results import (
+    BASELINES,
+    RESULT,
+    BaselineTest,
+    check_baseline,
+    check_model,
+    collect,
+    model_test,
+    one_split,
+    ranking_of,
+)
+from pauserec.run import FinishedStep, Run
+from pauserec.semantic_ids import QUANTIZERS
+from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.semantic_ids.embed import embed_items
+from pauserec.stages import STAGES
+from pauserec.summary import report_content
+
+__all__ = ["TrainedRecommender", "load", "reevaluate", "run"]
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    redo: tuple[str, ...] = (),
+    on_step: Callable[[str, bool], None] = lambda name, done: None,
+) -> dict[str, Any]:
+    """Run the steps of `recipe` that are not done yet, then test what it trained. Gives the content of result.json.
+
+    redo: steps to do again. on_step: told each step's name, and whether it was done already. Raises PauserecError.
+    """
+    folder = Run.open(recipe, out, redo)
+    folder.on_step = on_step
+
+    dataset = folder.step("dataset", prepare, recipe.data)
+    vectors = folder.step("vectors", embed_items, recipe.embedder, dataset)
+    ids = folder.step("semantic_ids", QUANTIZERS[recipe.quantizer.kind], recipe.quantizer, vectors, dataset)
+
+    done = {"base": folder.step("base", grow_vocabulary, recipe.model, ids)} if recipe.stages else {}
+    for stage in recipe.stages:  # each names what it starts from, and depends on that alone
+        starts = [done[name] for name in stage.starts_from]
+        done[stage.name] = folder.step(stage.name, STAGES[stage.kind], job_of(stage, recipe), *starts, dataset, ids)
+
+    tested: dict[str, FinishedStep] = {}
+    for name in recipe.evaluation.baselines:
+        job = BaselineTest(name=name, ranking=ranking_of(recipe))
+        tested[name] = folder.step(f"test-{name}", check_baseline, job, dataset)
+    for model in recipe.evaluation.models:
+        test = model_test(recipe, model)
+        tested[model.name] = folder.step(f"test-{model.name}", check_model, test, done[model.stage], dataset, ids)
+
+    return _finish(folder, tested)
+
+
+def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:
+    """A stage's settings with just those of the recipe's that it depends on."""
+    if isinstance(stage, CptConfig | PausePretrainConfig):
+        return CorpusJob(
+            stage=stage, precision=recipe.model.precision, history_length=recipe.prompt.history_length
+        )
+    return NextItemJob(
+        stage=stage,
+        prompt=recipe.prompt,
+        decoding=recipe.decoding,
+        precision=recipe.model.precision,
+        seen=recipe.evaluation.seen,
+    )
+
+
+def _finish(folder: Run, tested: dict[str, FinishedStep]) -> dict[str, Any]:
+    """Write result.json, ranks.parquet and the report, unless they tell of just these steps already."""
+    written = folder.path / RESULT
+    if written.exists() and (folder.path / "report.html").exists():
+        content: dict[str, Any] = orjson.loads(written.read_bytes())
+        if content.get("steps") == {name: step.fingerprint for name, step in folder.steps.items()}:
+            return content
+    content = collect(folder, tested)
+    write_report(folder.path, report_content(folder, content, tested))
+    return content
+
+
+def reevaluate(out: Path, split: Split) -> dict[str, Result]:
+    """Test everything a finished run trained once more, from its files alone. Raises RunError."""
+    folder = Run.existing(out)
+    recipe = folder.recipe
+    dataset_step = folder.finished("dataset")
+    dataset = load_dataset(dataset_step.path)
+    results: dict[str, Result] = {}
+    for name in recipe.evaluation.baselines:
+        results[name] = one_split(name, BASELINES[name].fit(dataset), dataset, ranking_of(recipe), split)
+    if recipe.evaluation.models:
+        ids = SemanticIds.load(folder.finished("semantic_ids").path)
+        for model in recipe.evaluation.models:
+            test = model_test(recipe, model)
+            recommender = test.recommender(folder.finished(model.stage), ids, dataset)
+            results[model.name] = one_split(model.name, recommender, dataset, test.ranking, split)
+    if not results:
+        raise RunError(f"{out}: the recipe names nothing to evaluate: add [[evaluation.models]]")
+    return results

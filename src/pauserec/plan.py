@@ -1,0 +1,223 @@
+"""What a recipe would do and cost, before it does it: steps, tokens per stage, time, memory and disk.
+
+Data and tokenizer are read for real, so the token counts are exact; IDs are stand-ins of the right shape. Time follows
+from the floating-point work and this machine's measured matrix rate.
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from pauserec import assets
+from pauserec.config import CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, Stage
+from pauserec.data.splits import load_dataset, prepare
+from pauserec.llm.model import best_device, use_bfloat16
+from pauserec.llm.prompts import Corpus, Format, Prompts
+from pauserec.llm.vocabulary import Vocabulary, grow_tokenizer
+from pauserec.records import Dataset
+from pauserec.run import FinishedStep, Run
+from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.stages.corpus import corpus_batches, corpus_documents, document_tokens
+from pauserec.stages.next_item import NextItemSamples
+
+EFFICIENCY = 0.5
+"""Share of the matrix rate that training reaches, by experience; attention and small operations take the rest."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: tokens over all epochs, seconds, peak bytes of memory, bytes on disk when done."""
+
+    name: str
+    tokens: int
+    seconds: float
+    memory: float
+    disk: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe's plan."""
+
+    data: tuple[int, int, int]
+    parameters: int
+    steps: tuple[tuple[str, bool], ...]
+    stages: tuple[StagePlan, ...]
+
+    def table(self) -> Table:
+        """Stages with tokens, time, memory and disk."""
+        table = Table("stage", "tokens", "time", "memory", "disk")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for stage in self.stages:
+            size = (f"{stage.memory / 1e9:.1f} GB", f"{stage.disk / 1e9:.1f} GB")
+            table.add_row(stage.name, f"{stage.tokens:,}", _duration(stage.seconds), *size)
+        return table
+
+    def totals(self) -> str:
+        """The data's size, the steps to run, and the sums."""
+        users, items, interactions = self.data
+        waiting = [name for name, done in self.steps if not done]
+        done = [name for name, done in self.steps if done]
+        return (
+            f"data: {users:,} users / {items:,} items / {interactions:,} interactions\n"
+            f"model: {self.parameters / 1e6:,.1f}M parameters\n"
+            f"would run: {', '.join(waiting) or 'nothing'}\n"
+            f"done already: {', '.join(done) or 'nothing'}\n"
+            f"training in all: {sum(stage.tokens for stage in self.stages):,} tokens, about "
+            f"{_duration(sum(stage.seconds for stage in self.stages))}, "
+            f"up to {max((stage.memory for stage in self.stages), default=0) / 1e9:.1f} GB of memory, "
+            f"{sum(stage.disk for stage in self.stages) / 1e9:.1f} GB on disk"
+        )
+
+
+def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
+    """Plan a recipe without running it; nothing is written to `out`. Raises PauserecError like the run itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(recipe.data, out=Path(folder), log=lambda **_: None)
+        dataset = load_dataset(Path(folder))
+    counts = (len(dataset.users), len(dataset.items), dataset.interactions)
+    if not recipe.stages:
+        return Plan(counts, 0, _steps(recipe, out, redo), ())
+    source = assets.model_path(recipe.model.name)
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    ids = _stand_in_ids(recipe, len(dataset.items))
+    vocabulary = grow_tokenizer(tokenizer, ids)
+    shape = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    if recipe.model.layers is not None:
+        shape.num_hidden_layers = recipe.model.layers
+        if getattr(shape, "layer_types", None):
+            shape.layer_types = shape.layer_types[: recipe.model.layers]
+    shape.vocab_size = vocabulary.used
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shape)
+    parameters = sum(p.numel() for p in model.parameters())
+    table = vocabulary.used * shape.hidden_size
+    untied = 1 if shape.tie_word_embeddings else 2
+    cost = _Cost(recipe, parameters, parameters - untied * table, table, shape.hidden_size * shape.num_hidden_layers)
+    stages = tuple(
+        cost.stage(stage, *_tokens(stage, recipe, dataset, tokenizer, vocabulary, ids)) for stage in recipe.stages
+    )
+    return Plan(counts, parameters, _steps(recipe, out, redo), stages)
+
+
+def _stand_in_ids(recipe: Recipe, items: int) -> SemanticIds:
+    sizes = recipe.quantizer.codebook_sizes
+    codes = np.stack(np.unravel_index(np.arange(items) % np.prod(sizes), sizes), axis=1)
+    if recipe.quantizer.collisions == "digit":
+        sizes, codes = (*sizes, items), np.column_stack([codes, np.arange(items)])
+    return SemanticIds(codes, sizes)
+
+
+def _tokens(
+    stage: Stage, recipe: Recipe, dataset: Dataset, tokenizer: object, vocabulary: Vocabulary, ids: SemanticIds
+) -> tuple[int, int]:
+    """Tokens of all epochs, and how many of them are targets."""
+    if isinstance(stage, CptConfig | PausePretrainConfig):
+        corpus = Corpus(tokenizer, vocabulary, ids, dataset.items)
+        documents = corpus_documents(dataset, stage.corpus, recipe.prompt.history_length)
+        batches = corpus_batches(
+            documents,
+            lambda document: document_tokens(corpus, document),
+            epochs=stage.epochs,
+            batch_tokens=stage.batch_tokens,
+            seed=stage.seed,
+        )
+        tokens = batches.tokens
+        return (int(tokens * (1 + stage.share)), tokens) if isinstance(stage, PausePretrainConfig) else (tokens, tokens)
+    from pauserec.pipeline import job_of
+
+    implicit = stage if isinstance(stage, ImplicitSftConfig) else None
+    length = (implicit.history_length if implicit else None) or recipe.prompt.history_length
+    form = Format(implicit.fields if implicit else (), implicit.pauses if implicit else 0, length)
+    prompts = Prompts(tokenizer, vocabulary, ids, dataset.items, recipe.prompt, form)
+    samples = NextItemSamples(job_of(stage, recipe), prompts, dataset.training_sequences())  # type: ignore[arg-type]
+    batches_ = samples.batches()
+    targets = len(ids.sizes) * sum(1 for _ in dataset.users) * stage.epochs
+    if stage.targets == "all" or stage.loss_on == "history":
+        targets = len(ids.sizes) * dataset.interactions * stage.epochs
+    return batches_.tokens, int(targets)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Floating-point work and bytes. parameters: all; backbone: without the tables; table: one table; width: D x layers."""
+
+    recipe: Recipe
+    parameters: int
+    backbone: int
+    table: int
+    width: int
+
+    def stage(self, stage: Stage, tokens: int, targets: int) -> StagePlan:
+        rows_only = isinstance(stage, CptConfig | PausePretrainConfig)
+        passes = 4 if rows_only else 6
+        full = getattr(stage, "softmax", "full") == "full"
+        work = passes * (tokens * self.backbone + (targets * self.table if full else 0))
+        seconds = work / (_matrix_rate(self.recipe) * EFFICIENCY)
+        trained = 0 if rows_only else self.parameters
+        activations = min(tokens, stage.batch_tokens) * self.width * 34 * 2
+        logits = min(targets, stage.batch_tokens) * (self.table / max(1, self.width)) * 4 if full else 0
+        disk = 4.0 * self.parameters if not isinstance(stage, PausePretrainConfig) else 4e4
+        return StagePlan(stage.name, tokens, seconds, 4.0 * self.parameters + 12.0 * trained + activations + logits, disk)
+
+
+_RATES: dict[bool, float] = {}
+
+
+def _matrix_rate(recipe: Recipe) -> float:
+    """Measured floating-point operations per second of a large matrix product, in the precision of the recipe."""
+    device = best_device()
+    bfloat16 = use_bfloat16(recipe.model, device)
+    if bfloat16 not in _RATES:
+        size = 8192 if device.type == "cuda" else 1024
+        a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if bfloat16 else torch.float32)
+        times = []
+        for _ in range(8):
+            begin = time.perf_counter()
+            torch.mm(a, a)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begin)
+        _RATES[bfloat16] = 2 * size**3 / float(np.median(times[2:]))
+    return _RATES[bfloat16]
+
+
+def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
+    """Every step and whether it stands finished in `out` already (its inputs being finished too)."""
+    from pauserec.pipeline import job_of
+    from pauserec.results import BaselineTest, model_test, ranking_of
+
+    run = Run(out, recipe, frozenset(redo))
+    found: dict[str, FinishedStep | None] = {}
+
+    def look(name: str, settings: object, *inputs: str) -> None:
+        steps = [found[step] for step in inputs]
+        ready = [step for step in steps if step is not None]
+        done = len(ready) == len(steps) and run.is_done(name, settings, tuple(ready))  # type: ignore[arg-type]
+        found[name] = run.finished(name) if done else None
+
+    look("dataset", recipe.data)
+    look("vectors", recipe.embedder, "dataset")
+    look("semantic_ids", recipe.quantizer, "vectors", "dataset")
+    if recipe.stages:
+        look("base", recipe.model, "semantic_ids")
+    for stage in recipe.stages:
+        look(stage.name, job_of(stage, recipe), *stage.starts_from, "dataset", "semantic_ids")
+    for name in recipe.evaluation.baselines:
+        look(f"test-{name}", BaselineTest(name=name, ranking=ranking_of(recipe)), "dataset")
+    for model in recipe.evaluation.models:
+        look(f"test-{model.name}", model_test(recipe, model), model.stage, "dataset", "semantic_ids")
+    return tuple((name, step is not None) for name, step in found.items())
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,202 @@
+"""Testing what a run trained, and the files that say how it went: result.json and ranks.parquet."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import polars as pl
+
+from pauserec.baselines.cooccurrence import Cooccurrence
+from pauserec.baselines.popularity import Popularity
+from pauserec.config import (
+    DecodingConfig,
+    EvaluatedModel,
+    ImplicitSftConfig,
+    ModelConfig,
+    PromptConfig,
+    Recipe,
+    Settings,
+)
+from pauserec.data.splits import load_dataset
+from pauserec.evaluation.evaluate import Result, evaluate
+from pauserec.evaluation.ranks import write_ranks
+from pauserec.evaluation.table import TableRow
+from pauserec.llm.prompts import Format
+from pauserec.llm.recommender import LLMRecommender
+from pauserec.records import Dataset, Recommender, Split
+from pauserec.run import FinishedStep, Run, timed, write_atomically
+from pauserec.semantic_ids.codes import SemanticIds
+
+RESULT = "result.json"
+RANKS = "ranks.parquet"
+METRICS = "metrics.json"
+BASELINES: dict[str, type[Popularity] | type[Cooccurrence]] = {"popularity": Popularity, "co-occurrence": Cooccurrence}
+
+
+class Ranking(Settings):
+    """How any model is ranked."""
+
+    seen: Literal["keep", "drop"]
+    top_k: int
+    bootstrap: int
+
+
+class BaselineTest(Settings):
+    """What a baseline's row depends on."""
+
+    name: str
+    ranking: Ranking
+
+
+class ModelTest(Settings):
+    """What a language model's row depends on, besides its checkpoint."""
+
+    name: str
+    ranking: Ranking
+    prompt: PromptConfig
+    decoding: DecodingConfig
+    precision: Literal["auto", "float32", "bfloat16"]
+    fields: tuple[str, ...]
+    pauses: int
+    history_length: int
+
+    def recommender(self, checkpoint: FinishedStep, ids: SemanticIds, dataset: Dataset) -> LLMRecommender:
+        """The checkpoint, ready to rank."""
+        return LLMRecommender.load(
+            checkpoint.path,
+            ids,
+            dataset.items,
+            model=ModelConfig(precision=self.precision),
+            prompt=self.prompt,
+            decoding=self.decoding,
+            form=Format(self.fields, self.pauses, self.history_length),
+        )
+
+
+def ranking_of(recipe: Recipe) -> Ranking:
+    """The recipe's ranking rules."""
+    evaluation = recipe.evaluation
+    return Ranking(seen=evaluation.seen, top_k=evaluation.top_k, bootstrap=evaluation.bootstrap)
+
+
+def model_test(recipe: Recipe, model: EvaluatedModel) -> ModelTest:
+    """What testing one model of the recipe takes: the prompt is the one its stage trained with."""
+    stage = next((stage for stage in recipe.stages if stage.name == model.stage), None)
+    implicit = stage if isinstance(stage, ImplicitSftConfig) else None
+    length = implicit.history_length if implicit else None
+    pauses = implicit.pauses if implicit else 0
+    return ModelTest(
+        name=model.name,
+        ranking=ranking_of(recipe),
+        prompt=recipe.prompt,
+        decoding=recipe.decoding,
+        precision=recipe.model.precision,
+        fields=implicit.fields if implicit else (),
+        pauses=pauses if model.pauses is None else model.pauses,
+        history_length=length or recipe.prompt.history_length,
+    )
+
+
+def check_baseline(
+    job: BaselineTest, dataset_step: FinishedStep, *, out: Path, log: Callable[..., None]
+) -> dict[str, Any]:
+    """Fit a baseline on the training events and test it on both held-out splits."""
+    dataset = load_dataset(dataset_step.path)
+    with timed() as fitting:
+        recommender = BASELINES[job.name].fit(dataset)
+    _write(job.name, both_splits(job.name, recommender, dataset, job.ranking), dataset, out)
+    return {"fit_seconds": round(fitting["seconds"], 3)}
+
+
+def check_model(
+    job: ModelTest,
+    checkpoint: FinishedStep,
+    dataset_step: FinishedStep,
+    ids_step: FinishedStep,
+    *,
+    out: Path,
+    log: Callable[..., None],
+) -> None:
+    """Test a checkpoint on both held-out splits."""
+    dataset = load_dataset(dataset_step.path)
+    recommender = job.recommender(checkpoint, SemanticIds.load(ids_step.path), dataset)
+    _write(job.name, both_splits(job.name, recommender, dataset, job.ranking), dataset, out)
+
+
+def both_splits(name: str, recommender: Recommender, dataset: Dataset, ranking: Ranking) -> dict[Split, Result]:
+    """Validation and test results of one recommender."""
+    splits: tuple[Split, ...] = ("validation", "test")
+    return {split: one_split(name, recommender, dataset, ranking, split) for split in splits}
+
+
+def one_split(name: str, recommender: Recommender, dataset: Dataset, ranking: Ranking, split: Split) -> Result:
+    """Result of one recommender on one split."""
+    return evaluate(
+        recommender,
+        dataset,
+        split,
+        seen=ranking.seen,
+        top_k=ranking.top_k,
+        bootstrap=ranking.bootstrap,
+        label=f"{name}: {split}",
+    )
+
+
+def _write(name: str, results: dict[Split, Result], dataset: Dataset, out: Path) -> None:
+    metrics = {split: result.metrics for split, result in results.items()}
+    content = {**metrics, "decoding": results["test"].decoding}
+    write_atomically(out / METRICS, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+    write_ranks(out / RANKS, {name: results}, dataset)
+
+
+def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
+    """Put the rows together: writes RUN/ranks.parquet, then RUN/result.json, and gives the latter's content."""
+    recipe, steps = run.recipe, run.steps
+    models = {name: orjson.loads((step.path / METRICS).read_bytes()) for name, step in tested.items()}
+    for model in recipe.evaluation.models:
+        models[model.name]["decoding"]["beams"] = max(recipe.decoding.beams, recipe.evaluation.top_k)
+    stages = {
+        stage.name: {"tokens": 0, "trainable_parameters": 0} | steps[stage.name].summary for stage in recipe.stages
+    }
+    data = {key: steps["dataset"].summary[key] for key in ("fingerprint", "users", "items", "interactions")}
+    content = {
+        "recipe": recipe.name,
+        "model": steps["base"].summary if "base" in steps else None,
+        "seen": recipe.evaluation.seen,
+        "final_fit": sorted({getattr(stage, "final_fit", "train") for stage in recipe.stages} or {"train"}),
+        "data": data,
+        "models": models,
+        "stages": stages,
+        "steps": {name: step.fingerprint for name, step in steps.items()},
+    }
+    ranks = pl.concat([pl.read_parquet(step.path / RANKS) for step in tested.values()])
+    ranks.write_parquet(run.path / f".{RANKS}.tmp")
+    (run.path / f".{RANKS}.tmp").replace(run.path / RANKS)
+    write_atomically(run.path / RESULT, orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    return content
+
+
+def table_rows(recipe: Recipe, content: Mapping[str, Any], tested: Mapping[str, FinishedStep]) -> list[TableRow]:
+    """The result table, test split: training seconds of a model are those of every stage it goes back to."""
+    rows = []
+    stage_of = {model.name: model.stage for model in recipe.evaluation.models}
+    for name, model in content["models"].items():
+        if name in stage_of:
+            seconds = sum(content["stages"][stage]["seconds"] for stage in ancestry(recipe, stage_of[name]))
+        else:
+            seconds = tested[name].summary["fit_seconds"]
+        rows.append(TableRow(name, model["test"], seconds, model["decoding"]["ms_per_user"]))
+    return rows
+
+
+def ancestry(recipe: Recipe, stage: str) -> list[str]:
+    """The stage and all stages it goes back to, in the recipe's order."""
+    starts = {entry.name: entry.starts_from for entry in recipe.stages}
+    needed, open_ = set(), [stage]
+    while open_:
+        name = open_.pop()
+        if name in starts and name not in needed:
+            needed.add(name)
+            open_ += starts[name]
+    return [entry.name for entry in recipe.stages if entry.name in needed]
