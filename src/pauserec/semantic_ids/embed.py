@@ -1,0 +1,113 @@
+"""Item vectors: sentence embeddings of the item text, joined on request with training co-occurrence."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from rich.console import Console
+from rich.progress import track
+from safetensors.numpy import save
+
+from pauserec.config import EmbedderConfig
+from pauserec.errors import AssetError, RunError
+from pauserec.records import FloatArray, Item, Step
+from pauserec.run import write_atomically
+from pauserec.semantic_ids.codebooks import read_tensors
+from pauserec.semantic_ids.cooccurrence import cooccurrence_vectors
+
+VECTORS = "vectors.safetensors"
+WIDTHS = "vectors.json"
+
+
+def embed_items(config: EmbedderConfig, dataset_step: Step, *, out: Path, log: Callable[..., None]) -> dict[str, Any]:
+    """The step `vectors`: writes float32 [items, width] to `vectors.safetensors`, and how the width splits to JSON."""
+    from pauserec.data.splits import load_dataset
+
+    dataset = load_dataset(dataset_step.path)
+    text = text_vectors(config, dataset.items)
+    vectors = text
+    if config.cooccurrence_dims:
+        cooccurrence = cooccurrence_vectors(
+            dataset.training_sequences(),
+            len(dataset.items),
+            dims=config.cooccurrence_dims,
+            window=config.cooccurrence_window,
+            seed=config.seed,
+        )
+        vectors = join(text, cooccurrence, config.cooccurrence_weight)
+    empty = sum(not item_text(config, item) for item in dataset.items)
+    summary = {
+        "items": len(vectors),
+        "text_width": text.shape[1],
+        "cooccurrence_width": config.cooccurrence_dims,
+        "items_without_text": empty,
+    }
+    write_atomically(out / VECTORS, save({"vectors": np.ascontiguousarray(vectors)}))
+    write_atomically(out / WIDTHS, orjson.dumps({**summary, "cooccurrence_weight": config.cooccurrence_weight}))
+    log(**summary)
+    return summary
+
+
+def new_item_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
+    """Vectors of items that came after training, for `SemanticIds.extend`: their co-occurrence part is zero."""
+    text = text_vectors(config, items)
+    if not config.cooccurrence_dims:
+        return text
+    nothing = np.zeros((len(items), config.cooccurrence_dims), dtype=np.float32)
+    return join(text, nothing, config.cooccurrence_weight)
+
+
+def join(text: FloatArray, cooccurrence: FloatArray, weight: float) -> FloatArray:
+    """[sqrt(1 - w) text, sqrt(w) cooccurrence]: rows of length 1 from two parts [n, .] with rows of length 1."""
+    joined: FloatArray = np.hstack((np.sqrt(1 - weight) * text, np.sqrt(weight) * cooccurrence)).astype(np.float32)
+    return joined
+
+
+def item_text(config: EmbedderConfig, item: Item) -> str:
+    """What the embedder reads of an item."""
+    parts = [item.title]
+    if config.text == "title+categories":
+        parts.append(" > ".join(item.categories))
+    return ". ".join(part for part in parts if part)
+
+
+def text_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
+    """Sentence embeddings of the items' text, float32 [n, width], rows of length 1. Raises AssetError."""
+    from sentence_transformers import SentenceTransformer
+
+    from pauserec.assets import embedder_path
+
+    path = embedder_path(config.name)
+    try:
+        model = SentenceTransformer(str(path), trust_remote_code=False, local_files_only=Path(path).is_dir())
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise AssetError(f"embedder.name {config.name!r} cannot be loaded: {reason}; check the name or folder") from None
+    texts = [item_text(config, item) for item in items]
+    # Each text once, long ones first: batches of equal length waste no padding, and time left is never underestimated.
+    distinct = sorted(set(texts), key=lambda text: (-len(text), text))
+    starts = range(0, len(distinct), config.batch_size)
+    console = Console(stderr=True, file=sys.stderr)
+    rows = [
+        model.encode(
+            distinct[start : start + config.batch_size],
+            batch_size=config.batch_size,
+            show_progress_bar=False,
+            normalize_embeddings=True,
+        )
+        for start in track(starts, description="embed items", console=console)
+    ]
+    place = {text: row for row, text in enumerate(distinct)}
+    vectors: FloatArray = np.concatenate(rows).astype(np.float32)[[place[text] for text in texts]]
+    return vectors
+
+
+def load_vectors(folder: Path) -> FloatArray:
+    """The vectors a step wrote, float32 [n, width]. Raises RunError if the file is damaged or not all numbers are finite."""
+    vectors = read_tensors(folder / VECTORS).get("vectors")
+    if vectors is None or vectors.ndim != 2 or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
+        raise RunError(f"{folder / VECTORS} holds no finite float32 vectors: redo the step with --redo {folder.name}")
+    return vectors

@@ -1,0 +1,65 @@
+"""RQ-KMeans: residual quantization with k-means codebooks, one level after the other.
+
+Method: Luo et al. 2024, QARM (arXiv 2411.11739), Section on quantitative codes; also the tokenizer of OneRec.
+Deviations: plain k-means (faiss), not balanced; IDs are made unique afterwards (assign.py). Points enter k-means once, with
+their multiplicity as weight, and a level with no more distinct points than codes takes the points as its centroids.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pauserec.config import QuantizerConfig
+from pauserec.records import FloatArray, Step
+from pauserec.semantic_ids.assign import check_capacity
+from pauserec.semantic_ids.codebooks import Codebooks, squared_distances
+from pauserec.semantic_ids.embed import load_vectors
+from pauserec.semantic_ids.quantize import write_ids
+
+_SAMPLE = 65536  # k-means trains on at most this many points, or 256 per code if that is more
+
+
+def rqkmeans(
+    config: QuantizerConfig, vectors_step: Step, dataset_step: Step, *, out: Path, log: Callable[..., None]
+) -> dict[str, Any]:
+    """The step `semantic_ids` by residual k-means: writes IDs, codebooks and quality report into `out`."""
+    from pauserec.data.splits import load_dataset
+
+    vectors = load_vectors(vectors_step.path)
+    if config.collisions == "reassign":
+        check_capacity(len(vectors), config.codebook_sizes)
+    codebooks = Codebooks(residual_kmeans(vectors, config.codebook_sizes, config.iterations, config.seed))
+    return write_ids(config, vectors, codebooks, load_dataset(dataset_step.path), out=out, log=log)
+
+
+def residual_kmeans(
+    vectors: FloatArray, sizes: tuple[int, ...], iterations: int, seed: int
+) -> tuple[FloatArray, ...]:
+    """Centroids per level, float32 [k, d] with k <= size, from vectors [n, d]; the same for the same seed."""
+    residual = vectors
+    levels = []
+    for level, size in enumerate(sizes):
+        centroids = _kmeans(residual, size, iterations, seed + level)
+        residual = residual - centroids[squared_distances(residual, centroids).argmin(axis=1)]
+        levels.append(centroids)
+    return tuple(levels)
+
+
+def _kmeans(points: FloatArray, size: int, iterations: int, seed: int) -> FloatArray:
+    distinct, weights = np.unique(points, axis=0, return_counts=True)
+    if len(distinct) <= size:
+        return distinct
+    import faiss
+
+    trainer = faiss.Kmeans(
+        points.shape[1],
+        size,
+        niter=iterations,
+        seed=seed,
+        min_points_per_centroid=1,  # fewer than 39 points per code is no cause for a warning here
+        max_points_per_centroid=max(256, _SAMPLE // size),
+    )
+    trainer.train(np.ascontiguousarray(distinct), weights=weights.astype(np.float32))
+    return np.array(trainer.centroids, dtype=np.float32)
