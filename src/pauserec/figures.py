@@ -77,13 +77,16 @@ def projected(groups: Mapping[str, npt.NDArray[np.floating]], axes_2d: "Plane", 
         *clouds, star = groups.items()
         for (kind, rows), colour in zip(clouds, (GREY, BLUE, GREEN), strict=False):
             x, y = axes_2d(sampled(rows, seed)).T
-            axes.scatter(x, y, s=5, color=colour, alpha=0.6, linewidths=0, label=kind, rasterized=True)
+            axes.scatter(x, y, s=5, color=colour, alpha=0.6, linewidths=0, rasterized=True)
+            axes.plot([], [], "o", color=colour, markersize=5, label=kind)
         if len(star[1]):
             x, y = axes_2d(star[1]).T
-            axes.plot(x, y, "*", color=ORANGE, markersize=13, markeredgecolor=FOREGROUND, label=star[0], linestyle="")
+            axes.plot(x, y, "*", color=ORANGE, markersize=12, markeredgecolor=FOREGROUND, label=star[0])
+        axes.set_xlim(axes_2d.limits[0])
+        axes.set_ylim(axes_2d.limits[1])
         axes.set_xlabel(f"PC 1 ({axes_2d.shares[0]:.0%} of variance)")
         axes.set_ylabel(f"PC 2 ({axes_2d.shares[1]:.0%})")
-        figure.legend(loc="outside upper center", ncols=3, markerscale=1.4, handletextpad=0.2)
+        figure.legend(loc="outside upper center", ncols=3, handletextpad=0.2)
     return svg[0]
 
 
@@ -99,10 +102,16 @@ class Plane:
         self.axes = axes[:2] * np.where(signs == 0, 1, signs)[:, None]
         self.shares = (lengths**2 / max(float((lengths**2).sum()), 1e-30))[:2]
         """Share of the rows' variance along each axis."""
+        points = self(rows)
+        low, high = points.min(axis=0), points.max(axis=0)
+        margin = 0.05 * (high - low) + 1e-6
+        self.limits = np.stack([low - margin, high + margin], axis=1)
+        """[2, 2] (low, high) of each axis, with room around the rows."""
 
     def __call__(self, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         """Coordinates: [n, width] -> [n, 2]."""
-        return (rows - self.mean) @ self.axes.T
+        coordinates: npt.NDArray[np.floating] = (rows - self.mean) @ self.axes.T
+        return coordinates
 
 
 def sampled(rows: npt.NDArray[np.floating], seed: int = 0) -> npt.NDArray[np.floating]:

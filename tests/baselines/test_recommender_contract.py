@@ -1,0 +1,111 @@
+"""What every recommender keeps, run on a checkerboard whose right answer is known. A new one adds a line to FITTED.
+
+The checkerboard: even users chose even items, odd users odd ones. Item 0 and 1 were chosen by all of their colour.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pauserec.baselines.cooccurrence import Cooccurrence
+from pauserec.baselines.popularity import Popularity
+from pauserec.evaluation.evaluate import evaluate
+from pauserec.records import Dataset, Item
+
+ITEMS, USERS = 24, 60
+
+
+def checkerboard() -> Dataset:
+    generator = np.random.default_rng(0)
+    sequences = []
+    for user in range(USERS):
+        colour = user % 2
+        others = generator.permutation(np.arange(colour + 2, ITEMS, 2))
+        sequences.append(np.concatenate([[colour], others[:8]]))
+    return Dataset(
+        items=tuple(Item(f"i{n}") for n in range(ITEMS)),
+        users=tuple(f"u{n:02d}" for n in range(USERS)),
+        sequences=tuple(sequences),
+        fingerprint="checkerboard",
+    )
+
+
+BOARD = checkerboard()
+FITTED: dict[str, tuple[Callable[[], Any], bool]] = {
+    "popularity": (lambda: Popularity.fit(BOARD), False),
+    "co-occurrence": (lambda: Cooccurrence.fit(BOARD), True),
+}
+"""name -> (how to make it, whether it knows the user)."""
+HISTORIES = st.lists(
+    st.lists(st.integers(0, ITEMS - 1), max_size=30).map(lambda items: np.array(items, dtype=np.int64)), max_size=6
+)
+every = pytest.mark.parametrize("name", FITTED)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Any]:
+    return {name: make() for name, (make, _) in FITTED.items()}
+
+
+@every
+@given(histories=HISTORIES, k=st.integers(1, ITEMS + 5), drop_seen=st.booleans())
+@settings(deadline=None, max_examples=50)
+def test_lists_are_legal(
+    models: dict[str, Any], name: str, histories: list[np.ndarray], k: int, drop_seen: bool
+) -> None:
+    ranking = models[name].top(histories, k, drop_seen=drop_seen)
+    assert ranking.items.shape == ranking.scores.shape == (len(histories), k)
+    assert ranking.items.dtype == np.int64
+    assert ranking.scores.dtype == np.float32
+    for history, items, scores in zip(histories, ranking.items, ranking.scores, strict=True):
+        seen = set(history.tolist()) if drop_seen else set()
+        given_items = items[items != -1].tolist()
+        assert len(given_items) == len(set(given_items)) == min(k, ITEMS - len(seen))
+        assert not seen & set(given_items)
+        assert items[: len(given_items)].tolist() == given_items, "padding stands last"
+        assert np.isneginf(scores[len(given_items) :]).all()
+        assert (np.diff(scores[: len(given_items)]) <= 0).all()
+
+
+@every
+def test_one_history_at_a_time_gives_the_same_lists(models: dict[str, Any], name: str) -> None:
+    histories = [history.items for history in BOARD.split("test")]
+    together = models[name].top(histories, 10, drop_seen=True)
+    alone = [models[name].top([history], 10, drop_seen=True) for history in histories]
+    assert together.items.tolist() == [row.items[0].tolist() for row in alone]
+    assert together.scores == pytest.approx(np.concatenate([row.scores for row in alone]))
+
+
+@every
+def test_fitting_again_gives_the_same_lists(models: dict[str, Any], name: str) -> None:
+    histories = [history.items for history in BOARD.split("test")]
+    again = FITTED[name][0]().top(histories, 10, drop_seen=False)
+    assert again.items.tolist() == models[name].top(histories, 10, drop_seen=False).items.tolist()
+
+
+@every
+def test_saved_and_loaded_it_gives_the_same_lists(models: dict[str, Any], name: str, tmp_path: Path) -> None:
+    histories = [history.items for history in BOARD.split("test")]
+    models[name].save(tmp_path)
+    loaded = type(models[name]).load(tmp_path)
+    before, after = (model.top(histories, 10, drop_seen=True) for model in (models[name], loaded))
+    assert before.items.tolist() == after.items.tolist()
+    assert before.scores.tolist() == after.scores.tolist()
+
+
+@every
+def test_the_right_answer_of_the_checkerboard(models: dict[str, Any], name: str) -> None:
+    model, personal = models[name], FITTED[name][1]
+    if not personal:
+        assert set(model.top([np.array([4])], 2, drop_seen=True).items[0].tolist()) == {0, 1}
+        return
+    for colour in (0, 1):
+        history = np.array([colour + 2, colour + 4])
+        assert (model.top([history], 8, drop_seen=True).items % 2 == colour).all()
+    # of 12 items of the colour, 8 are seen: the target is among the 4 left
+    assert evaluate(model, BOARD, "test", seen="drop", top_k=10, bootstrap=10).metrics["hit@5"] == 1
