@@ -1,0 +1,168 @@
+"""Where raw files lie and what their columns are called: plain tables, RecBole, Amazon reviews of 2014 and 2023."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pauserec.config import Columns, DataConfig, ItemColumns
+from pauserec.data.tables import Table, open_table
+from pauserec.errors import DataError
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".jsonl", ".ndjson", ".json")
+LayoutName = Literal["table", "recbole", "amazon2014", "amazon2023"]
+
+
+@dataclass(frozen=True)
+class EventLayout:
+    """Names of the columns of an interactions file; null where there is none."""
+
+    user: str
+    item: str
+    timestamp: str | None
+    order: str | None
+
+
+@dataclass(frozen=True)
+class ItemLayout:
+    """Names of the columns of an items file; of several, the first that is not empty in a row counts."""
+
+    item: str
+    title: tuple[str, ...]
+    categories: tuple[str, ...]
+    separator: str
+    html: bool = False
+    """Whether titles and categories are HTML-escaped."""
+
+
+_TABLE = EventLayout("user_id", "item_id", "timestamp", "order")
+_EVENTS: dict[LayoutName, EventLayout] = {
+    "table": _TABLE,
+    "recbole": _TABLE,
+    "amazon2014": EventLayout("reviewerID", "asin", "unixReviewTime", None),
+    "amazon2023": EventLayout("user_id", "parent_asin", "timestamp", None),
+}
+_AMAZON = ItemLayout("asin", ("title",), ("categories",), " > ", html=True)
+_ITEMS: dict[LayoutName, ItemLayout] = {
+    "recbole": ItemLayout(
+        "item_id", ("title", "movie_title", "name"), ("categories", "class", "genre", "genres"), " "
+    ),
+    "amazon2014": replace(_AMAZON, categories=("categories", "category")),
+    "amazon2023": replace(_AMAZON, item="parent_asin"),
+}
+
+
+def find_files(config: DataConfig) -> tuple[Path, Path | None]:
+    """Paths of the interactions file and of the items file (None: items have no text). Raises DataError, AssetError."""
+    if config.interactions is not None:
+        return Path(config.interactions).expanduser(), Path(config.items).expanduser() if config.items else None
+    if config.items is not None:
+        raise DataError("data.items is set without data.interactions: name both files, or neither")
+    folder = Path(config.source).expanduser()
+    if not folder.exists():
+        from pauserec.assets import dataset  # a download; not needed for a folder
+
+        folder = dataset(config.source)
+    if not folder.is_dir():
+        raise DataError(f"data.source {folder} is a file: name its folder, or set data.interactions and data.items")
+    names = sorted(path for path in folder.iterdir() if path.is_file())
+    for events, items in (_by_stem(names, "interactions", "items"), _recbole(names), _amazon(names)):
+        if len(events) > 1 or len(items) > 1:
+            several = ", ".join(path.name for path in (events if len(events) > 1 else items))
+            raise DataError(f"{folder} holds several candidates ({several}): set data.interactions and data.items")
+        if events:
+            return events[0], items[0] if items else None
+    raise DataError(
+        f"{folder} has no interactions.*, no *.inter and no reviews beside meta_*: set data.interactions"
+    )
+
+
+def open_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
+    """The interactions file and its columns. Raises DataError naming the columns found and those expected."""
+    table = open_table(path, _known(config), config.delimiter)
+    name = _layout_name(table, config, config.columns.item)
+    default, known, given = Columns(), _EVENTS[name], config.columns
+    layout = EventLayout(
+        user=known.user if given.user == default.user else given.user,
+        item=known.item if given.item == default.item else given.item,
+        timestamp=known.timestamp if given.timestamp == default.timestamp else given.timestamp,
+        order=known.order if given.order == default.order else given.order,
+    )
+    _require(table, {"data.columns.user": layout.user, "data.columns.item": layout.item})
+    has_time = layout.timestamp in table.columns or layout.order in table.columns
+    if not has_time and not (layout.timestamp is None and config.ties == "file"):
+        raise DataError(
+            f"{path}: neither a timestamp ({layout.timestamp}) nor an order column ({layout.order}) among "
+            f"{_names(table)}: set data.columns.timestamp or data.columns.order; if the file itself is in time order, "
+            'set data.columns.timestamp=null and data.ties="file"'
+        )
+    return table, layout
+
+
+def open_items(path: Path, config: DataConfig) -> tuple[Table, ItemLayout]:
+    """The items file and its columns. Raises DataError naming the columns found and those expected."""
+    literals = config.format in ("auto", "amazon2014")
+    table = open_table(path, _known(config), config.delimiter, literals=literals)
+    name = _layout_name(table, config, config.item_columns.item)
+    default, given = ItemColumns(), config.item_columns
+    known = _ITEMS.get(name, ItemLayout(given.item, given.title, given.categories, config.category_separator))
+    layout = replace(
+        known,
+        item=known.item if given.item == default.item else given.item,
+        title=known.title if given.title == default.title else given.title,
+        categories=known.categories if given.categories == default.categories else given.categories,
+    )
+    _require(table, {"data.item_columns.item": layout.item})
+    return table, layout
+
+
+def _layout_name(table: Table, config: DataConfig, item_column: str) -> LayoutName:
+    if config.format != "auto":
+        return config.format
+    if table.path.name.removesuffix(".gz").lower().endswith((".inter", ".item")):
+        return "recbole"
+    if item_column in table.columns:
+        return "table"
+    if "parent_asin" in table.columns:
+        return "amazon2023"
+    return "amazon2014" if "asin" in table.columns else "table"
+
+
+def _known(config: DataConfig) -> frozenset[str]:
+    events = [*_EVENTS.values(), EventLayout(**config.columns.model_dump())]
+    names = {name for layout in events for name in (layout.user, layout.item, layout.timestamp, layout.order) if name}
+    for layout in _ITEMS.values():
+        names |= {layout.item, *layout.title, *layout.categories}
+    return frozenset(names | {config.item_columns.item, *config.item_columns.title, *config.item_columns.categories})
+
+
+def _require(table: Table, wanted: dict[str, str]) -> None:
+    for setting, name in wanted.items():
+        if name not in table.columns:
+            raise DataError(
+                f"{table.path}: no column {name!r} among {_names(table)}: set {setting}, or data.delimiter if the "
+                "columns were not parted"
+            )
+
+
+def _names(table: Table) -> str:
+    names = [name if len(name) <= 40 else name[:40] + "..." for name in table.columns[:20]]
+    return repr(names)
+
+
+def _plain_suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix.lower()
+
+
+def _by_stem(paths: list[Path], *stems: str) -> tuple[list[Path], ...]:
+    tables = [path for path in paths if _plain_suffix(path) in SUFFIXES]
+    return tuple([path for path in tables if path.name.split(".")[0] == stem] for stem in stems)
+
+
+def _recbole(paths: list[Path]) -> tuple[list[Path], ...]:
+    return tuple([path for path in paths if _plain_suffix(path) == suffix] for suffix in (".inter", ".item"))
+
+
+def _amazon(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    files = [path for path in paths if _plain_suffix(path) in (".json", ".jsonl")]
+    items = [path for path in files if path.name.startswith("meta_")]
+    return [path for path in files if path not in items] if items else [], items

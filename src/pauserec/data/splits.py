@@ -1,0 +1,134 @@
+"""The dataset step: raw logs -> a prepared folder -> `Dataset`. Leave-last-out itself is `Dataset.split`.
+
+The folder holds items.parquet (item_id, title, categories; row = item number), histories.parquet (user_id, items),
+quarantine.jsonl and report.json.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
+from pauserec.config import DataConfig
+from pauserec.data.histories import Histories, build_histories, id_hash
+from pauserec.data.quarantine import write_quarantine
+from pauserec.data.sources import Raw, read_raw
+from pauserec.errors import DataError
+from pauserec.records import Dataset, Item
+from pauserec.run import write_atomically
+
+ITEMS, HISTORIES, QUARANTINE, REPORT = "items.parquet", "histories.parquet", "quarantine.jsonl", "report.json"
+
+
+def prepare(config: DataConfig, *, out: Path, log: Callable[..., None]) -> dict[str, Any]:
+    """Write the prepared data set into `out`; return users, items, interactions, quarantined and fingerprint.
+
+    Raises DataError if a file cannot be used, or if k-core filtering leaves nothing.
+    """
+    raw = read_raw(config)
+    histories = build_histories(raw.events, config.min_interactions, config.ties, config.repeats)
+    report = describe(raw, histories)
+    if histories.events.is_empty():
+        raise DataError(_nothing_left(raw, config))
+    dataset = _number(histories.events, raw.items)
+    summary = {
+        "users": len(dataset.users),
+        "items": len(dataset.items),
+        "interactions": dataset.interactions,
+        "quarantined": len(raw.quarantine),
+        "fingerprint": dataset.fingerprint,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    _write_tables(dataset, out)
+    write_quarantine(out / QUARANTINE, raw.quarantine)
+    write_atomically(out / REPORT, orjson.dumps(report | summary, option=orjson.OPT_INDENT_2))
+    log(event="prepared", **summary)
+    return summary
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Read what `prepare` wrote. Raises DataError if the folder is not complete."""
+    try:
+        items = pl.read_parquet(path / ITEMS)
+        histories = pl.read_parquet(path / HISTORIES)
+        fingerprint = orjson.loads((path / REPORT).read_bytes())["fingerprint"]
+        entries = zip(items["item_id"], items["title"], items["categories"].to_list(), strict=True)
+        return Dataset(
+            items=tuple(Item(item_id, title, tuple(labels)) for item_id, title, labels in entries),
+            users=tuple(histories["user_id"].to_list()),
+            sequences=tuple(np.array(row, dtype=np.int64) for row in histories["items"].to_list()),
+            fingerprint=str(fingerprint),
+        )
+    except (OSError, PolarsError, PanicException, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        kind = type(error).__name__
+        raise DataError(f"{path} is no prepared data set ({kind}): redo the step with --redo dataset") from None
+
+
+def describe(raw: Raw, histories: Histories) -> dict[str, Any]:
+    """Counts per class for both files, and what happened on the way to histories."""
+    return {
+        "interactions_file": raw.counts.as_dict(),
+        "items_file": None if raw.without_text else raw.item_counts.as_dict(),
+        "ordered_by": raw.ordered_by,
+        "ties": histories.ties,
+        "repeats": histories.repeats,
+        "before_core": _size(raw.events),
+        "outside_core": histories.outside_core,
+        "short_users": histories.short_users,
+        "after_core": _size(histories.events),
+    }
+
+
+def _size(events: pl.DataFrame) -> dict[str, int]:
+    users, items = events["user_id"].n_unique(), events["item_id"].n_unique()
+    return {"users": users, "items": items, "interactions": events.height}
+
+
+def _nothing_left(raw: Raw, config: DataConfig) -> str:
+    most = ", ".join(f"{number} x {reason}" for reason, number in raw.counts.reasons.most_common(3))
+    most = f" ({most})" if most else ""
+    read = f"of {raw.counts.read} interactions read, {raw.counts.quarantined} were quarantined{most}"
+    if raw.events.is_empty():
+        return f"no usable interaction: {read}; run `pauserec data check` to see the rows"
+    return (
+        f"no user is left after {config.min_interactions}-core filtering ({read}): lower data.min_interactions "
+        "or give more data"
+    )
+
+
+def _number(events: pl.DataFrame, items: dict[str, Item]) -> Dataset:
+    """Number the items in the order of a hash of their ids, so that numbers carry no information."""
+    catalogue = sorted(events["item_id"].unique().to_list(), key=lambda item_id: (id_hash(item_id), item_id))
+    numbers = pl.DataFrame({"item_id": catalogue, "number": np.arange(len(catalogue), dtype=np.int64)})
+    numbered = events.join(numbers, on="item_id", how="left", maintain_order="left")
+    grouped = numbered.group_by("user_id", maintain_order=True).agg("number")
+    users = grouped["user_id"].to_list()
+    sequences = [np.array(row, dtype=np.int64) for row in grouped["number"].to_list()]
+    entries = [items[item_id] for item_id in catalogue]
+    return Dataset(tuple(entries), tuple(users), tuple(sequences), _fingerprint(entries, users, sequences))
+
+
+def _fingerprint(items: list[Item], users: list[str], sequences: list[np.ndarray[Any, np.dtype[np.int64]]]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(orjson.dumps([item.item_id, item.title, item.categories]) + b"\n")
+    for user, sequence in zip(users, sequences, strict=True):
+        digest.update(orjson.dumps([user, sequence.tolist()]) + b"\n")
+    return digest.hexdigest()
+
+
+def _write_tables(dataset: Dataset, out: Path) -> None:
+    items = {
+        "item_id": [item.item_id for item in dataset.items],
+        "title": [item.title for item in dataset.items],
+        "categories": [list(item.categories) for item in dataset.items],
+    }
+    schema: dict[str, pl.DataType | type[pl.DataType]] = {"item_id": pl.String, "title": pl.String, "categories": pl.List(pl.String)}
+    pl.DataFrame(items, schema=schema).write_parquet(out / ITEMS)
+    histories = {"user_id": list(dataset.users), "items": [sequence.tolist() for sequence in dataset.sequences]}
+    pl.DataFrame(histories, schema={"user_id": pl.String, "items": pl.List(pl.Int64)}).write_parquet(out / HISTORIES)

@@ -1,0 +1,299 @@
+"""Raw files as rows, one bad row never stopping the others: delimited text, JSON lines and Parquet, plain or gzip.
+
+Text is read line by line. A row that cannot be parsed comes out with its `problem`; only a file that cannot be used at
+all raises DataError. Blank lines are no rows.
+"""
+
+import ast
+import csv
+import gzip
+import json
+import re
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import orjson
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+from rich.console import Console
+from rich.progress import Progress
+
+from pauserec.errors import DataError
+
+DELIMITERS = ("\t", ",", ";", "|")
+MAX_RECORD_LINES = 200
+"""A quoted field may run over this many lines; more is taken for a quote that was never closed."""
+SAMPLE_ROWS = 1000
+"""Rows of a JSON-lines file that are looked at to learn its columns."""
+MAX_LITERAL_CHARS = 1_000_000
+_SHOW_PROGRESS_FROM = 4_000_000
+_LONG_INTEGER = re.compile(r"\d{19}")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+NOT_UTF8 = "line is not UTF-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: its line (row number in Parquet), the values of the wanted columns, or the problem that left none."""
+
+    line: int
+    raw: str
+    values: Sequence[Any] = ()
+    problem: str = ""
+    repair: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A raw file whose columns are known. `delimiter` is "" unless it is delimited text."""
+
+    path: Path
+    kind: Literal["delimited", "jsonl", "parquet"]
+    columns: tuple[str, ...]
+    delimiter: str = ""
+    quoted: bool = True
+    literals: bool = False
+    """Whether a JSON line may also be a Python dict literal (Amazon's 2014 metadata)."""
+
+    def rows(self, wanted: Sequence[str]) -> Iterator[Row]:
+        """All rows with the values of the `wanted` columns, None where a row or the file has no such column."""
+        if self.kind == "parquet":
+            return _parquet_rows(self.path, [name if name in self.columns else None for name in wanted])
+        if self.kind == "jsonl":
+            return _json_rows(self.path, wanted, self.literals)
+        places = [self.columns.index(name) if name in self.columns else -1 for name in wanted]
+        return _delimited_rows(self, places)
+
+
+def open_table(path: Path, known: frozenset[str], delimiter: str | None = None, literals: bool = False) -> Table:
+    """Find out what a file is and which columns it has.
+
+    known: column names we could use; the delimiter that shows most of them is taken unless one is given.
+    Raises DataError if the file is missing, empty, in UTF-16, or not readable as any of the formats.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is no file: check the path")
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head == b"PAR1":
+        return Table(path, "parquet", _parquet_columns(path))
+    name = path.name.removesuffix(".gz").lower()
+    if name.endswith(".parquet"):
+        raise DataError(f"{path} is not a Parquet file: write it again, or give it its right suffix")
+    first = next((line for line in _lines(path) if line.text is None or line.text.strip()), None)
+    if first is None:
+        raise DataError(f"{path} is empty: give a file with rows")
+    if name.endswith((".jsonl", ".ndjson", ".json")) or (first.text or "").lstrip().startswith("{"):
+        return Table(path, "jsonl", _json_columns(path, literals), literals=literals)
+    if first.text is None:
+        raise DataError(f"{path}: the header is not UTF-8; convert the file with iconv -t UTF-8")
+    if delimiter is not None and len(delimiter) != 1:
+        raise DataError(f"data.delimiter {delimiter!r} is not one character: write for example \",\" or \"\\t\"")
+    recbole = name.endswith((".inter", ".item"))
+    headers = {mark: _header(first.text, mark, recbole) for mark in ((delimiter,) if delimiter else DELIMITERS)}
+    mark = max(headers, key=lambda mark: (len(known & set(headers[mark])), len(headers[mark])))
+    columns = headers[mark]
+    twice = sorted({column for column in columns if columns.count(column) > 1 and column in known})
+    if twice:
+        raise DataError(f"{path}: column {twice[0]!r} stands twice in the header; rename one")
+    return Table(path, "delimited", columns, mark, quoted=not recbole)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    number: int
+    raw: str
+    text: str | None
+    """None where the bytes are not UTF-8."""
+
+
+class _Lines:
+    """Decoded lines of a file, with push-back for records that run over several lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._source = _lines(path)
+        self._back: deque[_Line] = deque()
+
+    def __iter__(self) -> Iterator[_Line]:
+        return self
+
+    def __next__(self) -> _Line:
+        return self._back.popleft() if self._back else next(self._source)
+
+    def push_back(self, lines: Sequence[_Line]) -> None:
+        self._back.extendleft(reversed(lines))
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    """Lines without their ends (LF or CRLF) and without a byte order mark. DataError on UTF-16 and broken gzip."""
+    with path.open("rb") as plain:
+        packed = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        file = cast(BinaryIO, gzip.GzipFile(fileobj=plain)) if packed else plain
+        size = path.stat().st_size
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=size < _SHOW_PROGRESS_FROM) as bar:
+            task = bar.add_task(f"reading {path.name}", total=size)
+            try:
+                for number, line in enumerate(file, 1):
+                    if number == 1:
+                        _refuse_utf16(path, line)
+                        line = line.removeprefix(b"\xef\xbb\xbf")
+                    if number % 20_000 == 0:
+                        bar.update(task, completed=plain.tell())
+                    yield _decode(number, line.rstrip(b"\r\n"))
+            except (EOFError, gzip.BadGzipFile, zlib.error):
+                raise DataError(f"{path} is a damaged or truncated gzip file: fetch or pack it again") from None
+
+
+def _decode(number: int, line: bytes) -> _Line:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return _Line(number, line.decode(errors="backslashreplace"), None)
+    return _Line(number, text, text)
+
+
+def _refuse_utf16(path: Path, line: bytes) -> None:
+    start = line[:1024]
+    if start.startswith(_UTF16) or start.count(b"\0") * 3 > len(start) > 8:
+        raise DataError(f"{path} is in UTF-16 or UTF-32: convert it with iconv -f UTF-16 -t UTF-8")
+
+
+def _header(text: str, delimiter: str, recbole: bool) -> tuple[str, ...]:
+    text = text.replace("\0", "")
+    try:
+        names = text.split(delimiter) if recbole else next(csv.reader([text], delimiter=delimiter), [])
+    except csv.Error:
+        names = text.split(delimiter)
+    return tuple((name.split(":")[0] if recbole else name).strip() for name in names)
+
+
+def _delimited_rows(table: Table, places: Sequence[int]) -> Iterator[Row]:
+    # A title of 1 MB is data, not an attack on us; the csv module's limit is a process-wide 128 kB.
+    csv.field_size_limit(2**31 - 1)
+    lines = _Lines(table.path)
+    next((line for line in lines if line.text and line.text.strip()), None)
+    width = len(table.columns)
+    for line in lines:
+        if line.text is None:
+            yield Row(line.number, line.raw, problem=NOT_UTF8)
+            continue
+        text, repair = line.text, ""
+        if not text or text.isspace():
+            continue
+        if "\0" in text:
+            text, repair = text.replace("\0", ""), "NUL removed"
+        if table.quoted and '"' in text:
+            fields = _quoted_record(text, lines, table.delimiter)
+        else:
+            fields = text.split(table.delimiter)
+        if fields is None:
+            yield Row(line.number, line.raw, problem="bad quoting")
+        elif len(fields) != width:
+            yield Row(line.number, line.raw, problem="wrong number of fields")
+        else:
+            yield Row(line.number, line.raw, [fields[n] if n >= 0 else None for n in places], repair=repair)
+
+
+def _quoted_record(first: str, lines: _Lines, delimiter: str) -> list[str] | None:
+    """Fields of a record that may run over several lines; None, and nothing swallowed, if its quotes do not close."""
+    taken: list[_Line] = []
+
+    def feed() -> Iterator[str]:
+        yield first + "\n"
+        for line in lines:
+            taken.append(line)
+            if line.text is None or len(taken) > MAX_RECORD_LINES:
+                return
+            yield line.text.replace("\0", "") + "\n"
+
+    try:
+        return next(csv.reader(feed(), delimiter=delimiter, strict=True))
+    except (csv.Error, StopIteration):
+        lines.push_back(taken)
+        return None
+
+
+def _json_rows(path: Path, wanted: Sequence[str], literals: bool) -> Iterator[Row]:
+    for line in _lines(path):
+        if line.text is None:
+            yield Row(line.number, line.raw, problem=NOT_UTF8)
+            continue
+        text, repair = line.text, ""
+        if not text or text.isspace():
+            continue
+        if "\0" in text:
+            text, repair = text.replace("\0", ""), "NUL removed"
+        record = _parse(text, literals)
+        if isinstance(record, dict):
+            yield Row(line.number, line.raw, [record.get(name) for name in wanted], repair=repair)
+        else:
+            problem = "bad or truncated JSON" if record is None else "JSON line is not an object"
+            yield Row(line.number, line.raw, problem=problem)
+
+
+def _parse(text: str, literals: bool) -> Any:
+    """The JSON value of a line; None if it has none. Whole numbers stay exact; NaN and lone surrogates may pass."""
+    try:
+        # orjson reads whole numbers of more than 64 bits as floats.
+        return json.loads(text) if _LONG_INTEGER.search(text) else orjson.loads(text)
+    except (ValueError, RecursionError):
+        pass  # the standard library's parser is the more lenient one
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return _parse_literal(text) if literals else None
+
+
+def _parse_literal(text: str) -> Any:
+    """A Python dict literal, read without evaluating anything; None if it is none."""
+    if not text.lstrip().startswith("{") or len(text) > MAX_LITERAL_CHARS:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _json_columns(path: Path, literals: bool) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    seen = 0
+    for line in _lines(path):
+        record = _parse(line.text.replace("\0", ""), literals) if line.text else None
+        if isinstance(record, dict):
+            names.update(dict.fromkeys(str(name) for name in record))
+            seen += 1
+            if seen == SAMPLE_ROWS:
+                break
+    return tuple(names)
+
+
+def _parquet_columns(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(pl.read_parquet_schema(path))
+    except (PolarsError, PanicException, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file ({_first_line(error)}): write it again") from None
+
+
+def _parquet_rows(path: Path, wanted: Sequence[str | None]) -> Iterator[Row]:
+    names = list(dict.fromkeys(name for name in wanted if name is not None))
+    try:
+        frame = pl.read_parquet(path, columns=names)
+        places = [names.index(name) if name is not None else -1 for name in wanted]
+        for number, values in enumerate(frame.iter_rows(), 1):
+            raw = "" if not names else repr(dict(zip(names, values, strict=True)))
+            yield Row(number, raw, [values[n] if n >= 0 else None for n in places])
+    except (PolarsError, PanicException, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file ({_first_line(error)}): write it again") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
