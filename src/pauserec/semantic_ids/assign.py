@@ -1,7 +1,7 @@
 """Every item its own ID: what happens to items whose nearest codes are the same.
 
 `reassign` moves all but one to the nearest free last-level code under their prefix; where a prefix is full, to the
-next-nearest code one level up, and so on. `digit` leaves the codes alone and adds a level that counts the group's members.
+next-nearest code one level up, and so on. `digit` leaves the codes alone and adds a level that counts a group's members.
 The ties of a group go to the item closest to its centroid, then to the lower item number: the result is deterministic.
 """
 
@@ -24,7 +24,7 @@ def check_capacity(items: int, sizes: tuple[int, ...]) -> None:
     """Raise SemanticIdError unless `items` unique IDs fit the levels."""
     if prod(sizes) < items:
         raise SemanticIdError(
-            f"quantizer.codebook_sizes {list(sizes)} gives {prod(sizes)} IDs for {items} items: raise a size or add a level"
+            f"quantizer.codebook_sizes {list(sizes)} has {prod(sizes)} IDs for {items} items: raise a size or add a level"
         )
 
 
@@ -46,13 +46,13 @@ def add_digit(codes: IntArray, errors: FloatArray) -> tuple[IntArray, int]:
     """Codes with one more level that counts the members of each group: int64 [n, levels + 1], and that level's size."""
     if codes.shape[1] >= MAX_LEVELS:
         raise SemanticIdError(
-            f"quantizer.collisions = 'digit' adds a level to the {MAX_LEVELS} of quantizer.codebook_sizes: drop one level"
+            f"quantizer.collisions = 'digit' adds a level to {MAX_LEVELS} in quantizer.codebook_sizes: drop one level"
         )
     rank = ranks_within_groups(codes, errors)
     largest = int(rank.max(initial=0)) + 1
     if largest > _MAX_DIGIT:
         raise SemanticIdError(
-            f"{largest} items share one ID, more than a digit can count: raise quantizer.codebook_sizes or give items text"
+            f"{largest} items share one ID, too many for a digit: raise quantizer.codebook_sizes or give items text"
         )
     return np.column_stack((codes, rank)), -(-largest // _DIGIT_STEP) * _DIGIT_STEP
 
@@ -104,7 +104,7 @@ class FreeCodes:
             if self.used[(*prefix, code)] < self.room[level]:
                 return code
         raise SemanticIdError(
-            f"all {prod(self.sizes)} semantic IDs are taken: raise quantizer.codebook_sizes and redo the semantic_ids step"
+            f"all {prod(self.sizes)} semantic IDs are taken: raise quantizer.codebook_sizes and redo semantic_ids"
         )
 
     def _take(self, codes: list[int]) -> None:

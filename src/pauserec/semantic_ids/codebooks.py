@@ -1,7 +1,7 @@
 """The frozen quantizer: an optional encoder and one codebook per level, enough to give any vector its codes.
 
-Residual quantization (Zeghidour et al. 2021, SoundStream, arXiv 2107.03312, Algorithm 1): each level takes the code whose
-centroid is nearest to what the levels before it left over. Plain NumPy, so that new items get IDs without torch or faiss.
+Residual quantization (Zeghidour et al. 2021, SoundStream, arXiv 2107.03312, Algorithm 1): each level takes the code
+whose centroid is nearest to what the levels before it left over. Plain NumPy: new items need neither torch nor faiss.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _CHUNK = 16384
 class Codebooks:
     """levels: per level the centroids, float32 [k, d]; k may be below the level's size (the rest have no centroid yet).
 
-    encoder: (weight [out, in], bias [out]) per linear layer, ReLU between them; empty for quantizers of the vector itself.
+    encoder: (weight [out, in], bias [out]) per linear layer, ReLU between; empty where vectors are quantized as they are.
     """
 
     levels: tuple[FloatArray, ...]

@@ -33,7 +33,7 @@ LETTERS = "abcdefgh"
 class SemanticIds:
     """codes: int64 [n_items, L], rows unique, in the item order of the `Dataset`. sizes: codes per level.
 
-    With quantizer.collisions = "digit" the digit is the last level. fingerprint: content hash, filled in when left empty.
+    With quantizer.collisions = "digit" the digit is the last level. fingerprint: content hash, filled in if left empty.
     Raises SemanticIdError if two items share an ID or a code is outside its level.
     """
 
@@ -44,7 +44,7 @@ class SemanticIds:
     def __post_init__(self) -> None:
         codes = np.array(self.codes, dtype=np.int64)
         if not 1 <= len(self.sizes) <= MAX_LEVELS or codes.ndim != 2 or codes.shape[1] != len(self.sizes):
-            raise SemanticIdError(f"codes of shape {codes.shape} do not fit {len(self.sizes)} levels (1 to {MAX_LEVELS})")
+            raise SemanticIdError(f"codes of shape {codes.shape} do not fit the {len(self.sizes)} levels of `sizes`")
         outside = (codes < 0) | (codes >= np.array(self.sizes))
         if outside.any():
             item, level = np.argwhere(outside)[0]
@@ -98,8 +98,8 @@ class SemanticIds:
     def extend(self, vectors: FloatArray, codebooks: Codebooks) -> "SemanticIds":
         """A table with new items after the old ones, their IDs from the frozen codebooks; nobody else's ID changes.
 
-        vectors: [m, width], made like those the codebooks were trained on; a new item whose nearest ID is taken gets the
-        nearest free one, in the order given. Raises SemanticIdError when none is left or the vectors do not fit.
+        vectors: [m, width], made like those the codebooks were trained on. A new item whose nearest ID is taken gets
+        the nearest free one, in the order given. Raises SemanticIdError when none is left or the vectors do not fit.
         """
         vectors = np.asarray(vectors, dtype=np.float32)
         width = codebooks.width

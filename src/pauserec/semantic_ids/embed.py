@@ -85,7 +85,7 @@ def text_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
         model = SentenceTransformer(str(path), trust_remote_code=False, local_files_only=Path(path).is_dir())
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise AssetError(f"embedder.name {config.name!r} cannot be loaded: {reason}; check the name or folder") from None
+        raise AssetError(f"embedder.name {config.name!r} cannot be loaded ({reason}): check it") from None
     texts = [item_text(config, item) for item in items]
     # Each text once, long ones first: batches of equal length waste no padding, and time left is never underestimated.
     distinct = sorted(set(texts), key=lambda text: (-len(text), text))
@@ -106,7 +106,7 @@ def text_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
 
 
 def load_vectors(folder: Path) -> FloatArray:
-    """The vectors a step wrote, float32 [n, width]. Raises RunError if the file is damaged or not all numbers are finite."""
+    """The vectors a step wrote, float32 [n, width]. Raises RunError if it is damaged or not finite."""
     vectors = read_tensors(folder / VECTORS).get("vectors")
     if vectors is None or vectors.ndim != 2 or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
         raise RunError(f"{folder / VECTORS} holds no finite float32 vectors: redo the step with --redo {folder.name}")

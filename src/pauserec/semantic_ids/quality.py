@@ -20,7 +20,7 @@ def report(
 ) -> dict[str, Any]:
     """Quality of the final `codes` [n, L] given the `nearest` codes [n, L or L - 1] before collisions were resolved.
 
-    collision_rate_*: 1 - distinct IDs / items. perplexity: exp of the entropy of a level's codes in nats. prefix_purity:
+    collision_rate_*: 1 - distinct IDs / items. perplexity: exp of the entropy of a level's codes. prefix_purity:
     share of the items that have their prefix's most frequent top category, one number per prefix length; the same with
     categories shuffled over the items is `prefix_purity_shuffled` (short groups are pure by chance).
     """
@@ -57,7 +57,7 @@ def perplexity(counts: npt.NDArray[np.int64]) -> float:
 
 
 def purity(codes: IntArray, labels: IntArray) -> list[float]:
-    """Share of the items with their prefix's most frequent label, for prefixes of 1..L codes. labels: int64 [n] from 0."""
+    """Share of the items with their prefix's most frequent label, per prefix length 1..L. labels: int64 [n] from 0."""
     result = []
     for length in range(1, codes.shape[1] + 1):
         _, group = np.unique(codes[:, :length], axis=0, return_inverse=True)

@@ -1,8 +1,8 @@
 """RQ-KMeans: residual quantization with k-means codebooks, one level after the other.
 
-Method: Luo et al. 2024, QARM (arXiv 2411.11739), Section on quantitative codes; also the tokenizer of OneRec.
-Deviations: plain k-means (faiss), not balanced; IDs are made unique afterwards (assign.py). Points enter k-means once, with
-their multiplicity as weight, and a level with no more distinct points than codes takes the points as its centroids.
+Method: Luo et al. 2024, QARM (arXiv 2411.11739); also the tokenizer of OneRec. Deviations: plain k-means (faiss), not
+balanced; IDs are made unique afterwards (assign.py). Points enter k-means once, with their multiplicity as weight, and a
+level with no more distinct points than codes takes the points as its centroids.
 """
 
 from collections.abc import Callable
@@ -34,9 +34,7 @@ def rqkmeans(
     return write_ids(config, vectors, codebooks, load_dataset(dataset_step.path), out=out, log=log)
 
 
-def residual_kmeans(
-    vectors: FloatArray, sizes: tuple[int, ...], iterations: int, seed: int
-) -> tuple[FloatArray, ...]:
+def residual_kmeans(vectors: FloatArray, sizes: tuple[int, ...], iterations: int, seed: int) -> tuple[FloatArray, ...]:
     """Centroids per level, float32 [k, d] with k <= size, from vectors [n, d]; the same for the same seed."""
     residual = vectors
     levels = []
@@ -61,5 +59,11 @@ def _kmeans(points: FloatArray, size: int, iterations: int, seed: int) -> FloatA
         min_points_per_centroid=1,  # fewer than 39 points per code is no cause for a warning here
         max_points_per_centroid=max(256, _SAMPLE // size),
     )
-    trainer.train(np.ascontiguousarray(distinct), weights=weights.astype(np.float32))
+    # One thread: the result cannot depend on the number of cores, and at this size threads cost more than they give.
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        trainer.train(np.ascontiguousarray(distinct), weights=weights.astype(np.float32))
+    finally:
+        faiss.omp_set_num_threads(threads)
     return np.array(trainer.centroids, dtype=np.float32)
