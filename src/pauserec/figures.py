@@ -45,7 +45,7 @@ def interval_chart(values: Mapping[str, tuple[float, float, float]], label: str)
         for row, (value, low, high) in enumerate(values.values()):
             axes.plot([low, high], [row, row], color=BLUE, linewidth=2.2, solid_capstyle="round", alpha=0.55)
             axes.plot([value], [row], "o", color=BLUE, markersize=6)
-        axes.set_yticks(range(len(values)), list(values))
+        axes.set_yticks(range(len(values)), [drawable(name) for name in values])
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xlim(left=0)
         axes.set_xlabel(label)
@@ -121,10 +121,16 @@ def sampled(rows: npt.NDArray[np.floating], seed: int = 0) -> npt.NDArray[np.flo
     return rows[np.sort(np.random.default_rng(seed).choice(len(rows), MOST_POINTS, replace=False))]
 
 
+def drawable(text: str) -> str:
+    """Text that a font renderer takes and a figure has room for: no control characters, at most 40 long."""
+    clean = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return clean if len(clean) <= 40 else clean[:39] + "…"
+
+
 @contextmanager
 def _figure(salt: str, width: float, height: float) -> Iterator[tuple[Any, list[str]]]:
     """A figure to draw on; its SVG stands in the list afterwards. Size in inches; `salt` keeps element ids apart."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": repr(salt)}):
         figure, svg = Figure(figsize=(width, height), layout="constrained"), list[str]()
         FigureCanvasSVG(figure)
         yield figure, svg
