@@ -1,7 +1,7 @@
 """Every item its own ID: what happens to items whose nearest codes are the same.
 
 `reassign` moves all but one to the nearest free last-level code under their prefix; where a prefix is full, to the
-next-nearest code one level up, and so on. `digit` leaves the codes alone and adds a level that counts a group's members.
+next-nearest code one level up, and so on. `digit` leaves the codes alone and adds a level that counts the members.
 The ties of a group go to the item closest to its centroid, then to the lower item number: the result is deterministic.
 """
 
@@ -24,7 +24,7 @@ def check_capacity(items: int, sizes: tuple[int, ...]) -> None:
     """Raise SemanticIdError unless `items` unique IDs fit the levels."""
     if prod(sizes) < items:
         raise SemanticIdError(
-            f"quantizer.codebook_sizes {list(sizes)} has {prod(sizes)} IDs for {items} items: raise a size or add a level"
+            f"quantizer.codebook_sizes {list(sizes)} has {prod(sizes)} IDs for {items} items: raise one or add a level"
         )
 
 

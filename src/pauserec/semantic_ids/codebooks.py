@@ -24,7 +24,7 @@ _CHUNK = 16384
 class Codebooks:
     """levels: per level the centroids, float32 [k, d]; k may be below the level's size (the rest have no centroid yet).
 
-    encoder: (weight [out, in], bias [out]) per linear layer, ReLU between; empty where vectors are quantized as they are.
+    encoder: (weight [out, in], bias [out]) per linear layer, ReLU between; empty if vectors are quantized as they are.
     """
 
     levels: tuple[FloatArray, ...]
