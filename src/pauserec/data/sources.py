@@ -80,6 +80,7 @@ def _read_events(
     columns = [layout.user, layout.item, layout.timestamp or "", layout.order or ""]
     read = _collect(table, columns, counts, quarantine)
     ordered_by, key, problems = _order_key(read, has_time=layout.timestamp in table.columns)
+    ignored = [ordered_by == "order" and bool(problem) for problem in read.time_problem]
     whole = all(isinstance(value, int) for value in key if value is not None)
     frame = pl.DataFrame(
         {
@@ -89,7 +90,7 @@ def _read_events(
             "line": pl.Series(read.line, dtype=pl.Int64),
             "reason": pl.Series(problems, dtype=pl.String),
             "repair": pl.Series(read.repair, dtype=pl.String),
-            "ignored": [ordered_by == "order" and bool(problem) for problem in read.time_problem],
+            "ignored": pl.Series(ignored, dtype=pl.Boolean),
             "unit": pl.Series(read.unit, dtype=pl.String),
         }
     )
@@ -125,8 +126,8 @@ def _collect(table: Table, columns: list[str], counts: Counts, quarantine: list[
         try:
             if row.problem:
                 raise BadValueError(row.problem)
-            user, user_repair = seen.get(row.values[0]) or _id(row.values[0], "user", seen)
-            item, item_repair = seen.get(row.values[1]) or _id(row.values[1], "item", seen)
+            user, user_repair = _id(row.values[0], "user", seen)
+            item, item_repair = _id(row.values[1], "item", seen)
         except BadValueError as bad:
             quarantine.append(quarantined(table.path, row, str(bad)))
             counts.reasons[str(bad)] += 1
@@ -153,6 +154,8 @@ def _collect(table: Table, columns: list[str], counts: Counts, quarantine: list[
 
 
 def _id(value: Any, kind: str, seen: dict[str, tuple[str, str]]) -> tuple[str, str]:
+    if isinstance(value, str) and value in seen:
+        return seen[value]
     try:
         result = clean_id(value)
     except BadValueError as bad:
@@ -167,7 +170,7 @@ def _joined(*repairs: str) -> str:
 
 
 def _mark(frame: pl.DataFrame, known: Iterable[str] | None, same_time: bool) -> pl.DataFrame:
-    """Fill `reason` for unknown items, then for all but the first of events equal in user, item and time."""
+    """Fill `reason` for unknown items, then for all but one of events equal in user, item and time."""
     if known is not None:
         unknown = ~pl.col("item_id").is_in(pl.Series(list(known), dtype=pl.String).implode())
         frame = frame.with_columns(
@@ -175,7 +178,9 @@ def _mark(frame: pl.DataFrame, known: Iterable[str] | None, same_time: bool) -> 
         )
     if not same_time:
         return frame
-    # Rows already marked must not shade good ones, so `reason` takes part in the comparison.
+    # The row that needed no repair is the one kept, wherever it stands. Rows already marked must not shade good ones,
+    # so `reason` takes part in the comparison.
+    frame = frame.sort("repair", "ignored", "line")
     again = ~pl.struct("user_id", "item_id", "time", "reason").is_first_distinct()
     return frame.with_columns(
         pl.when((pl.col("reason") == "") & again).then(pl.lit(DUPLICATE_EVENT)).otherwise("reason").alias("reason")

@@ -123,12 +123,11 @@ def _fingerprint(items: list[Item], users: list[str], sequences: list[np.ndarray
 
 
 def _write_tables(dataset: Dataset, out: Path) -> None:
-    items = {
-        "item_id": [item.item_id for item in dataset.items],
-        "title": [item.title for item in dataset.items],
-        "categories": [list(item.categories) for item in dataset.items],
-    }
-    schema: dict[str, pl.DataType | type[pl.DataType]] = {"item_id": pl.String, "title": pl.String, "categories": pl.List(pl.String)}
-    pl.DataFrame(items, schema=schema).write_parquet(out / ITEMS)
+    columns = [
+        pl.Series("item_id", [item.item_id for item in dataset.items], dtype=pl.String),
+        pl.Series("title", [item.title for item in dataset.items], dtype=pl.String),
+        pl.Series("categories", [list(item.categories) for item in dataset.items], dtype=pl.List(pl.String)),
+    ]
+    pl.DataFrame(columns).write_parquet(out / ITEMS)
     histories = {"user_id": list(dataset.users), "items": [sequence.tolist() for sequence in dataset.sequences]}
     pl.DataFrame(histories, schema={"user_id": pl.String, "items": pl.List(pl.Int64)}).write_parquet(out / HISTORIES)

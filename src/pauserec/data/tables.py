@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -78,8 +79,11 @@ def open_table(path: Path, known: frozenset[str], delimiter: str | None = None, 
     """
     if not path.is_file():
         raise DataError(f"{path} is no file: check the path")
-    with path.open("rb") as file:
-        head = file.read(4)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
     if head == b"PAR1":
         return Table(path, "parquet", _parquet_columns(path))
     name = path.name.removesuffix(".gz").lower()
@@ -167,10 +171,10 @@ def _refuse_utf16(path: Path, line: bytes) -> None:
 
 def _header(text: str, delimiter: str, recbole: bool) -> tuple[str, ...]:
     text = text.replace("\0", "")
-    try:
-        names = text.split(delimiter) if recbole else next(csv.reader([text], delimiter=delimiter), [])
-    except csv.Error:
-        names = text.split(delimiter)
+    names = text.split(delimiter)
+    if not recbole:
+        with suppress(csv.Error):
+            names = next(csv.reader([text], delimiter=delimiter), names)
     return tuple((name.split(":")[0] if recbole else name).strip() for name in names)
 
 
@@ -214,10 +218,12 @@ def _quoted_record(first: str, lines: _Lines, delimiter: str) -> list[str] | Non
             yield line.text.replace("\0", "") + "\n"
 
     try:
-        return next(csv.reader(feed(), delimiter=delimiter, strict=True))
-    except (csv.Error, StopIteration):
+        fields = next(csv.reader(feed(), delimiter=delimiter, strict=True), None)
+    except csv.Error:
+        fields = None
+    if fields is None:
         lines.push_back(taken)
-        return None
+    return fields
 
 
 def _json_rows(path: Path, wanted: Sequence[str], literals: bool) -> Iterator[Row]:
@@ -240,11 +246,10 @@ def _json_rows(path: Path, wanted: Sequence[str], literals: bool) -> Iterator[Ro
 
 def _parse(text: str, literals: bool) -> Any:
     """The JSON value of a line; None if it has none. Whole numbers stay exact; NaN and lone surrogates may pass."""
-    try:
-        # orjson reads whole numbers of more than 64 bits as floats.
-        return json.loads(text) if _LONG_INTEGER.search(text) else orjson.loads(text)
-    except (ValueError, RecursionError):
-        pass  # the standard library's parser is the more lenient one
+    # orjson reads whole numbers of more than 64 bits as floats, and is the stricter parser.
+    if not _LONG_INTEGER.search(text):
+        with suppress(ValueError):
+            return orjson.loads(text)
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -1,0 +1,80 @@
+"""RecBole and Amazon files are read as they are published."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pauserec.config import DataConfig
+from pauserec.data.sources import read_raw
+from pauserec.errors import DataError
+
+
+def test_recbole_atomic_files(tmp_path: Path) -> None:
+    (tmp_path / "x.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n1\t7\t881250949\n")
+    (tmp_path / "x.item").write_text(
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+        '7\t"Toy" Story\t1995\tAnimation Comedy\n'
+    )
+    raw = read_raw(DataConfig(source=str(tmp_path)))
+    assert raw.items["7"].title == '"Toy" Story'
+    assert raw.items["7"].categories == ("Animation", "Comedy")
+    assert raw.counts.accepted == 1
+
+
+def test_amazon_2014_with_metadata_as_python_literals(tmp_path: Path) -> None:
+    review = {"reviewerID": "A1", "asin": "0001", "unixReviewTime": 1368000000, "reviewText": "good"}
+    (tmp_path / "reviews_Beauty.json").write_text(json.dumps(review) + "\n")
+    meta = {"asin": "0001", "title": "Bath &amp; Body's \"best\"", "categories": [["Beauty", "Bath"], ["Gifts"]]}
+    (tmp_path / "meta_Beauty.json").write_text(f"{meta!r}\n__import__('os')\n{{'asin': exit()}}\n")
+    raw = read_raw(DataConfig(source=str(tmp_path)))
+    assert raw.items["0001"].title == 'Bath & Body\'s "best"'
+    assert raw.items["0001"].categories == ("Beauty", "Bath")
+    assert raw.item_counts.reasons == {"bad or truncated JSON": 2}
+    assert raw.counts.accepted == 1
+
+
+def test_amazon_2023(tmp_path: Path) -> None:
+    review = {"user_id": "A", "asin": "B1", "parent_asin": "P1", "timestamp": 1588687728923, "text": ""}
+    (tmp_path / "All_Beauty.jsonl").write_text(json.dumps(review) + "\n")
+    meta = {"parent_asin": "P1", "title": "Soap", "categories": ["Beauty", "Bath"]}
+    (tmp_path / "meta_All_Beauty.jsonl").write_text(json.dumps(meta) + "\n")
+    raw = read_raw(DataConfig(source=str(tmp_path)))
+    assert raw.events.row(0)[:3] == ("A", "P1", 1588687728923 * 10**6)
+    assert raw.items["P1"].categories == ("Beauty", "Bath")
+
+
+@pytest.mark.parametrize(
+    ("value", "labels"),
+    [
+        ([["Beauty", "Makeup"], ["Gifts"]], ("Beauty", "Makeup")),
+        (["Drama", "War"], ("Drama", "War")),
+        ("Beauty > Makeup > Face", ("Beauty", "Makeup", "Face")),
+        (None, ()),
+        ([], ()),
+        ([[], ["Gifts"]], ("Gifts",)),
+        ({"a": 1}, ()),
+    ],
+)
+def test_categories_come_as_paths_labels_or_text(tmp_path: Path, value: object, labels: tuple[str, ...]) -> None:
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    (tmp_path / "items.jsonl").write_text(json.dumps({"item_id": "a", "categories": value}) + "\n")
+    assert read_raw(DataConfig(source=str(tmp_path))).items["a"].categories == labels
+
+
+def test_the_first_title_column_that_is_not_empty_counts(tmp_path: Path) -> None:
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    item = {"item_id": "a", "title_clean": None, "title": " ", "pseudo_title": "words"}
+    (tmp_path / "items.jsonl").write_text(json.dumps(item) + "\n")
+    assert read_raw(DataConfig(source=str(tmp_path))).items["a"].title == "words"
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no interactions"):
+        read_raw(DataConfig(source=str(tmp_path)))
+    for name in ("interactions.csv", "interactions.jsonl"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(DataError, match="several candidates"):
+        read_raw(DataConfig(source=str(tmp_path)))
+    with pytest.raises(DataError, match="without data"):
+        read_raw(DataConfig(items="items.csv"))

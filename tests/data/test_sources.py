@@ -1,0 +1,266 @@
+"""Every class of bad input ends as accepted, repaired or quarantined with its line and reason."""
+
+import gzip
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pauserec.config import Columns, DataConfig
+from pauserec.data.sources import Raw, read_raw
+from pauserec.errors import DataError
+
+TITLES = "item_id,title\n" + "".join(f"{name},Title {name}\n" for name in "abcdef")
+HEADER = "user_id,item_id,timestamp\n"
+
+
+def read(folder: Path, events: str | bytes, items: str | bytes | None = TITLES, **settings: Any) -> Raw:
+    """Write both files (suffix by content) and read them; the accounting identity holds in every test."""
+    paths: dict[str, str] = {}
+    for name, content in (("interactions", events), ("items", items)):
+        if content is None:
+            continue
+        data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+        path = folder / f"{name}.{'jsonl' if data.lstrip().startswith(b'{') else 'csv'}"
+        path.write_bytes(data)
+        paths[name] = str(path)
+    raw = read_raw(DataConfig(**paths, **settings))
+    for counts in (raw.counts, raw.item_counts):
+        assert counts.accepted + counts.repaired + counts.quarantined == counts.read
+        assert sum(counts.reasons.values()) == counts.quarantined
+    assert len(raw.quarantine) == raw.counts.quarantined + raw.item_counts.quarantined
+    assert all(row.line > 0 and row.reason and len(row.raw) <= 5000 for row in raw.quarantine)
+    return raw
+
+
+def lines(*records: Any) -> str:
+    return "".join((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records)
+
+
+def event(user: Any = "u", item: Any = "a", timestamp: Any = 100) -> dict[str, Any]:
+    return {"user_id": user, "item_id": item, "timestamp": timestamp}
+
+
+def reasons(raw: Raw) -> list[tuple[int, str]]:
+    return sorted((row.line, row.reason) for row in raw.quarantine)
+
+
+def test_duplicate_events_are_quarantined_with_line_and_text(tmp_path: Path) -> None:
+    raw = read(tmp_path, HEADER + "u,a,1\nu,b,2\nu,a,1\n")
+    assert reasons(raw) == [(4, "duplicate event")]
+    assert raw.quarantine[0].raw == "u,a,1"
+    assert raw.quarantine[0].file == "interactions.csv"
+
+
+def test_the_same_item_at_another_time_is_no_duplicate(tmp_path: Path) -> None:
+    assert read(tmp_path, HEADER + "u,a,1\nu,a,2\n").counts.accepted == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("", "missing timestamp"),
+        ("NaN", "missing timestamp"),
+        ("-5", "negative timestamp"),
+        (str(int(time.time()) + 3 * 86_400), "future timestamp"),
+        ("yesterday", "unreadable timestamp"),
+        ("inf", "unreadable timestamp"),
+        ("9" * 30, "future timestamp"),
+        ("²", "unreadable timestamp"),
+    ],
+)
+def test_timestamps_that_cannot_be_used(tmp_path: Path, value: str, reason: str) -> None:
+    assert reasons(read(tmp_path, HEADER + f"u,a,{value}\nu,b,7\n")) == [(2, reason)]
+
+
+@pytest.mark.parametrize("value", ["", "-5", "yesterday", "99999999999"])
+def test_an_order_column_outweighs_a_bad_timestamp(tmp_path: Path, value: str) -> None:
+    raw = read(tmp_path, f"user_id,item_id,order,timestamp\nu,a,1,{value}\nu,b,0,50\n")
+    assert raw.ordered_by == "order"
+    assert (raw.counts.accepted, raw.counts.repaired) == (1, 1)
+
+
+def test_a_row_without_its_order_is_quarantined(tmp_path: Path) -> None:
+    raw = read(tmp_path, "user_id,item_id,order\nu,a,0\nu,b,\nu,c,third\n")
+    assert reasons(raw) == [(3, "missing order"), (4, "unreadable order")]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit"),
+    [
+        ("1700000000", "seconds"),
+        ("1700000000.0", "seconds"),
+        ("1700000000000", "milliseconds"),
+        ("1700000000000000", "microseconds"),
+        ("1700000000000000000", "nanoseconds"),
+        ("2023-11-14T22:13:20Z", "ISO 8601"),
+        ("2023-11-14 22:13:20", "ISO 8601"),
+        ("2023-11-15T00:13:20+02:00", "ISO 8601"),
+    ],
+)
+def test_units_of_time_are_told_apart(tmp_path: Path, value: str, unit: str) -> None:
+    raw = read(tmp_path, HEADER + f"u,a,{value}\n")
+    assert raw.events["time"].to_list() == [1_700_000_000 * 10**9]
+    assert raw.counts.notes == {f"timestamps in {unit}": 1}
+
+
+def test_unknown_items_are_quarantined(tmp_path: Path) -> None:
+    assert reasons(read(tmp_path, HEADER + "u,zzz,1\nu,a,2\n")) == [(2, "unknown item")]
+
+
+def test_without_an_items_file_every_item_is_known_and_has_no_text(tmp_path: Path) -> None:
+    raw = read(tmp_path, HEADER + "u,zzz,1\n", None)
+    assert raw.without_text
+    assert raw.items["zzz"].title == ""
+
+
+def test_titles_missing_empty_huge_and_in_any_script(tmp_path: Path) -> None:
+    titles = [None, "", "x" * 1_000_000, "شامبو للشعر", "👩‍👩‍👧 kit", "e\u0301te\u0301", "a\x00b\nc", "x\ud800y"]
+    items = lines(*({"item_id": str(n), "title": title} for n, title in enumerate(titles)), {"item_id": "8"})
+    raw = read(tmp_path, HEADER + "u,0,1\n", items)
+    kept = [raw.items[str(n)].title for n in range(9)]
+    assert kept == ["", "", "x" * 512, "شامبو للشعر", "👩‍👩‍👧 kit", "e\u0301te\u0301", "ab c", "xy", ""]
+    assert raw.item_counts.repaired == 3
+    assert raw.item_counts.notes["empty title"] == 3
+
+
+def test_a_title_of_one_megabyte_in_a_quoted_field_is_cut(tmp_path: Path) -> None:
+    raw = read(tmp_path, HEADER + "u,a,1\n", 'item_id,title\na,"' + "x," * 500_000 + '"\n')
+    assert len(raw.items["a"].title) == 512
+
+
+def test_control_tokens_in_titles_stay_text(tmp_path: Path) -> None:
+    title = "<|sid_begin|><s_a_1> <pause> <|im_end|>"
+    assert read(tmp_path, HEADER + "u,a,1\n", lines({"item_id": "a", "title": title})).items["a"].title == title
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", float("nan"), "NaN", "null"])
+def test_missing_ids(tmp_path: Path, value: Any) -> None:
+    raw = read(tmp_path, lines(event(), event(user=value), event(item=value)))
+    assert reasons(raw) == [(2, "user: missing id"), (3, "item: missing id")]
+
+
+def test_int_and_text_ids_are_one_and_spelling_counts(tmp_path: Path) -> None:
+    users = [1, "1", 1.0, "01", "1.0", 2**53 + 1, 2**70 + 1]
+    raw = read(tmp_path, lines(*(event(user, timestamp=n) for n, user in enumerate(users))))
+    assert raw.events["user_id"].to_list() == ["1", "1", "1", "01", "1.0", str(2**53 + 1), str(2**70 + 1)]
+    assert raw.counts.repairs == {"float id written as a whole number": 1}
+
+
+@pytest.mark.parametrize("value", [True, 1.5, 1e300, ["u"], {"id": "u"}])
+def test_ids_of_other_types(tmp_path: Path, value: Any) -> None:
+    assert read(tmp_path, lines(event(), event(user=value))).counts.quarantined == 1
+
+
+def test_bad_and_truncated_json_lines(tmp_path: Path) -> None:
+    raw = read(tmp_path, lines(event(), '{"user_id": "u", "item', "[1, 2]", "", event(item="b"), "[" * 100_000))
+    assert reasons(raw) == [
+        (2, "bad or truncated JSON"), (3, "JSON line is not an object"), (6, "bad or truncated JSON")
+    ]
+    assert raw.counts.read == 5
+
+
+def test_byte_order_mark_and_crlf(tmp_path: Path) -> None:
+    raw = read(tmp_path, b"\xef\xbb\xbf" + (HEADER + "u,a,1\nu,b,2\n").replace("\n", "\r\n").encode())
+    assert (raw.counts.accepted, raw.events["item_id"].to_list()) == (2, ["a", "b"])
+
+
+@pytest.mark.parametrize("mark", [",", "\t", ";", "|"])
+def test_the_delimiter_is_found_from_the_header(tmp_path: Path, mark: str) -> None:
+    assert read(tmp_path, (HEADER + "u,a,1\n").replace(",", mark)).counts.accepted == 1
+
+
+def test_a_wrong_delimiter_names_the_columns_found(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no column 'user_id' among \['user_id,item_id,timestamp'\].*data.delimiter"):
+        read(tmp_path, HEADER + "u,a,1\n", delimiter=";")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_other_encodings_are_refused_with_a_remedy(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(DataError, match="iconv"):
+        read(tmp_path, (HEADER + "u,a,1\n").encode(encoding))
+
+
+def test_a_line_that_is_not_utf8(tmp_path: Path) -> None:
+    raw = read(tmp_path, HEADER.encode() + b"u,a,1\nJos\xe9,b,2\n")
+    assert reasons(raw) == [(3, "line is not UTF-8")]
+    assert raw.quarantine[0].raw == "Jos\\xe9,b,2"
+
+
+def test_nul_in_a_row_is_removed(tmp_path: Path) -> None:
+    raw = read(tmp_path, HEADER + "u\0,a,1\n")
+    assert (raw.counts.repaired, raw.events["user_id"].to_list()) == (1, ["u"])
+
+
+def test_quoted_newlines_are_one_row_and_an_open_quote_swallows_nothing(tmp_path: Path) -> None:
+    raw = read(tmp_path, HEADER + "u,a,1\n", 'item_id,title\na,"two\nlines, ""quoted"""\nb,"open\nc,C\nd,D\n')
+    assert raw.items["a"].title == 'two lines, "quoted"'
+    assert set(raw.items) == {"a", "c", "d"}
+    assert reasons(raw) == [(4, "bad quoting")]
+
+
+def test_rows_with_too_few_or_too_many_fields(tmp_path: Path) -> None:
+    raw = read(tmp_path, HEADER + "u,a\nu,a,1,2\nu,a,1\n")
+    assert reasons(raw) == [(2, "wrong number of fields"), (3, "wrong number of fields")]
+
+
+def test_of_duplicate_items_the_richest_is_kept_in_either_order(tmp_path: Path) -> None:
+    rows = [{"item_id": "a"}, {"item_id": "a", "title": "T", "categories": ["C"]}, {"item_id": "a", "title": "Z"}]
+    for order in (rows, rows[::-1]):
+        raw = read(tmp_path, HEADER + "u,a,1\n", lines(*order))
+        assert raw.items["a"].categories == ("C",)
+        assert raw.item_counts.reasons == {"duplicate item": 2}
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
+def test_empty_files(tmp_path: Path, content: str) -> None:
+    with pytest.raises(DataError, match="is empty"):
+        read(tmp_path, content)
+    with pytest.raises(DataError, match="is empty"):
+        read(tmp_path, HEADER + "u,a,1\n", content)
+
+
+def test_missing_columns_name_what_was_found_and_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no column 'item_id' among .*'product'.*data.columns.item"):
+        read(tmp_path, "user_id,product,timestamp\nu,a,1\n")
+    with pytest.raises(DataError, match="neither a timestamp"):
+        read(tmp_path, "user_id,item_id\nu,a\n")
+    with pytest.raises(DataError, match=r"no column 'item_id'.*data.item_columns.item"):
+        read(tmp_path, HEADER + "u,a,1\n", "sku,title\na,A\n")
+
+
+def test_a_file_already_in_time_order_needs_no_time(tmp_path: Path) -> None:
+    settings = {"ties": "file", "columns": Columns(timestamp=None, order=None)}
+    assert read(tmp_path, "user_id,item_id\nu,b\nu,a\n", **settings).ordered_by == "file"
+
+
+def test_columns_are_mapped_by_the_recipe(tmp_path: Path) -> None:
+    columns = Columns(user="who", item="what", timestamp="when")
+    raw = read(tmp_path, "when;what;who\n5;a;u\n", columns=columns)
+    assert raw.events.row(0)[:2] == ("u", "a")
+
+
+def test_damaged_gzip(tmp_path: Path) -> None:
+    packed = gzip.compress((HEADER + "u,a,1\n" * 1000).encode())
+    with pytest.raises(DataError, match="damaged or truncated gzip"):
+        read(tmp_path, packed[:-9])
+
+
+@pytest.mark.parametrize("content", [b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"no parquet"])
+def test_damaged_parquet(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "interactions.parquet"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="Parquet"):
+        read_raw(DataConfig(interactions=str(path)))
+
+
+def test_parquet_and_gzip_are_read_like_text(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user_id": [1.0, None], "item_id": [2**60, 5], "timestamp": ["5", "6"]}, strict=False)
+    frame.write_parquet(tmp_path / "interactions.parquet")
+    (tmp_path / "items.jsonl.gz").write_bytes(gzip.compress(lines({"item_id": 2**60, "title": "T"}).encode()))
+    raw = read_raw(DataConfig(source=str(tmp_path)))
+    assert raw.events.row(0)[:2] == ("1", str(2**60))
+    assert reasons(raw) == [(2, "user: missing id")]
