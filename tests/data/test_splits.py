@@ -123,10 +123,8 @@ def test_row_order_changes_nothing(events: list[Event], seed: int, repeats: str)
     assert results[0] == results[1]
 
 
-ROWS = st.lists(
-    st.tuples(st.sampled_from(["u", " u", ""]), st.sampled_from(["a", "a ", "b", "x"]), st.sampled_from(["1", "2", ""])),
-    max_size=12,
-)
+FIELDS = (["u", " u", ""], ["a", "a ", "b", "x"], ["1", "2", ""])
+ROWS = st.lists(st.tuples(*(st.sampled_from(values) for values in FIELDS)), max_size=12)
 
 
 @settings(deadline=None, max_examples=40)

@@ -184,7 +184,7 @@ def _mark(frame: pl.DataFrame, known: Iterable[str] | None, same_time: bool) -> 
     again = ~pl.struct("user_id", "item_id", "time", "reason").is_first_distinct()
     return frame.with_columns(
         pl.when((pl.col("reason") == "") & again).then(pl.lit(DUPLICATE_EVENT)).otherwise("reason").alias("reason")
-    )
+    ).sort("line")
 
 
 def _count(good: pl.DataFrame, counts: Counts, units: bool) -> None:

@@ -4,12 +4,8 @@ Text is read line by line. A row that cannot be parsed comes out with its `probl
 all raises DataError. Blank lines are no rows.
 """
 
-import ast
 import csv
 import gzip
-import json
-import re
-import warnings
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-import orjson
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 from rich.console import Console
 from rich.progress import Progress
 
+from pauserec.data.json_lines import parse_record
 from pauserec.errors import DataError
 
 DELIMITERS = ("\t", ",", ";", "|")
@@ -31,9 +27,7 @@ MAX_RECORD_LINES = 200
 """A quoted field may run over this many lines; more is taken for a quote that was never closed."""
 SAMPLE_ROWS = 1000
 """Rows of a JSON-lines file that are looked at to learn its columns."""
-MAX_LITERAL_CHARS = 1_000_000
 _SHOW_PROGRESS_FROM = 4_000_000
-_LONG_INTEGER = re.compile(r"\d{19}")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 NOT_UTF8 = "line is not UTF-8"
 
@@ -236,7 +230,7 @@ def _json_rows(path: Path, wanted: Sequence[str], literals: bool) -> Iterator[Ro
             continue
         if "\0" in text:
             text, repair = text.replace("\0", ""), "NUL removed"
-        record = _parse(text, literals)
+        record = parse_record(text, literals)
         if isinstance(record, dict):
             yield Row(line.number, line.raw, [record.get(name) for name in wanted], repair=repair)
         else:
@@ -244,35 +238,11 @@ def _json_rows(path: Path, wanted: Sequence[str], literals: bool) -> Iterator[Ro
             yield Row(line.number, line.raw, problem=problem)
 
 
-def _parse(text: str, literals: bool) -> Any:
-    """The JSON value of a line; None if it has none. Whole numbers stay exact; NaN and lone surrogates may pass."""
-    # orjson reads whole numbers of more than 64 bits as floats, and is the stricter parser.
-    if not _LONG_INTEGER.search(text):
-        with suppress(ValueError):
-            return orjson.loads(text)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return _parse_literal(text) if literals else None
-
-
-def _parse_literal(text: str) -> Any:
-    """A Python dict literal, read without evaluating anything; None if it is none."""
-    if not text.lstrip().startswith("{") or len(text) > MAX_LITERAL_CHARS:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
-            return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-
-
 def _json_columns(path: Path, literals: bool) -> tuple[str, ...]:
     names: dict[str, None] = {}
     seen = 0
     for line in _lines(path):
-        record = _parse(line.text.replace("\0", ""), literals) if line.text else None
+        record = parse_record(line.text.replace("\0", ""), literals) if line.text else None
         if isinstance(record, dict):
             names.update(dict.fromkeys(str(name) for name in record))
             seen += 1
