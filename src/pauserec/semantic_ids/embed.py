@@ -1,6 +1,5 @@
 """Item vectors: sentence embeddings of the item text, joined on request with training co-occurrence."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,9 @@ def text_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
 
     path = embedder_path(config.name)
     try:
-        model = SentenceTransformer(str(path), trust_remote_code=False, local_files_only=Path(path).is_dir())
+        model = SentenceTransformer(
+            path, trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
+        )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise AssetError(f"embedder.name {config.name!r} cannot be loaded ({reason}): check it") from None
@@ -90,7 +91,7 @@ def text_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
     # Each text once, long ones first: batches of equal length waste no padding, and time left is never underestimated.
     distinct = sorted(set(texts), key=lambda text: (-len(text), text))
     starts = range(0, len(distinct), config.batch_size)
-    console = Console(stderr=True, file=sys.stderr)
+    console = Console(stderr=True)
     rows = [
         model.encode(
             distinct[start : start + config.batch_size],

@@ -1,8 +1,8 @@
 """RQ-KMeans: residual quantization with k-means codebooks, one level after the other.
 
-Method: Luo et al. 2024, QARM (arXiv 2411.11739); also the tokenizer of OneRec. Deviations: plain k-means (faiss), not
-balanced; IDs are made unique afterwards (assign.py). Points enter k-means once, with their multiplicity as weight; a
-level with no more distinct points than codes takes the points as its centroids.
+Method: Luo et al. 2024, QARM (arXiv 2411.11739); also the tokenizer of OneRec. Deviations: plain k-means (faiss, k-means++
+start), not balanced; IDs are made unique afterwards (assign.py). Points enter k-means once, with their multiplicity as
+weight; a level with no more distinct points than codes takes the points as its centroids.
 """
 
 from collections.abc import Callable
@@ -56,6 +56,7 @@ def _kmeans(points: FloatArray, size: int, iterations: int, seed: int) -> FloatA
         size,
         niter=iterations,
         seed=seed,
+        init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
         min_points_per_centroid=1,  # fewer than 39 points per code is no cause for a warning here
         max_points_per_centroid=max(256, _SAMPLE // size),
     )

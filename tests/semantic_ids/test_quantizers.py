@@ -1,0 +1,168 @@
+"""Both quantizers, through their steps, on items whose right grouping is known."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orjson
+import polars as pl
+import pytest
+from safetensors.numpy import save_file
+
+from pauserec.config import DataConfig, QuantizerConfig
+from pauserec.data.splits import load_dataset, prepare
+from pauserec.errors import RunError, SemanticIdError
+from pauserec.records import Dataset
+from pauserec.run import MANIFEST
+from pauserec.semantic_ids import QUANTIZERS
+from pauserec.semantic_ids.codebooks import CODEBOOKS, Codebooks
+from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.semantic_ids.quantize import QUALITY
+from pauserec.semantic_ids.rqkmeans import residual_kmeans
+
+GROUPS, MEMBERS, WIDTH = 6, 20, 16
+
+
+@dataclass(frozen=True)
+class Finished:
+    path: Path
+    fingerprint: str = "f"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Finished:
+    """120 items in six categories, and enough events to keep them all."""
+    folder = tmp_path_factory.mktemp("raw")
+    items = [f"i{n}" for n in range(GROUPS * MEMBERS)]
+    events = {"user_id": [], "item_id": [], "order": []}
+    for user in range(5):
+        events["user_id"] += [f"u{user}"] * len(items)
+        events["item_id"] += items
+        events["order"] += range(len(items))
+    pl.DataFrame(events).write_csv(folder / "interactions.csv")
+    lines = (
+        orjson.dumps({"item_id": item, "title": item, "categories": ["all", f"g{n % GROUPS}"]})
+        for n, item in enumerate(items)
+    )
+    (folder / "items.jsonl").write_bytes(b"\n".join(lines))
+    out = tmp_path_factory.mktemp("dataset")
+    prepare(DataConfig(source=str(folder)), out=out, log=lambda **_: None)
+    return Finished(out)
+
+
+@pytest.fixture(scope="module")
+def vectors(dataset, tmp_path_factory) -> Finished:
+    """A tight cluster per category; the last five items of each are the same vector."""
+    numbers = np.random.default_rng(1)
+    centres = numbers.normal(size=(GROUPS, WIDTH))
+    loaded: Dataset = load_dataset(dataset.path)
+    rows = []
+    for item in loaded.items:
+        group, place = int(item.categories[1][1:]), int(item.item_id[1:]) // GROUPS
+        noise = np.random.default_rng(place if place < 15 else 99).normal(size=WIDTH)
+        rows.append(centres[group] + 0.05 * noise)
+    folder = tmp_path_factory.mktemp("vectors")
+    unit = np.float32(rows) / np.linalg.norm(rows, axis=1, keepdims=True)
+    save_file({"vectors": unit.astype(np.float32)}, folder / "vectors.safetensors")
+    return Finished(folder)
+
+
+def settings(kind: str, **more) -> QuantizerConfig:
+    quick = {"codebook_sizes": (6, 8, 8), "epochs": 15, "hidden": (32,), "latent": 8, "batch_size": 64}
+    return QuantizerConfig(kind=kind, **{**quick, **more})
+
+
+def quantize(config: QuantizerConfig, vectors: Finished, dataset: Finished, out: Path) -> dict:
+    out.mkdir()
+    return QUANTIZERS[config.kind](config, vectors, dataset, out=out, log=lambda **_: None)
+
+
+@pytest.mark.parametrize("collisions", ["reassign", "digit"])
+@pytest.mark.parametrize("kind", ["rqkmeans", "rqvae"])
+def test_every_item_gets_its_own_id_and_a_second_run_the_same(kind, collisions, vectors, dataset, tmp_path):
+    config = settings(kind, collisions=collisions)
+    quantize(config, vectors, dataset, tmp_path / "one")
+    quantize(config, vectors, dataset, tmp_path / "two")
+    ids = SemanticIds.load(tmp_path / "one")
+    assert len(ids) == GROUPS * MEMBERS
+    assert ids.depth == 3 + (collisions == "digit")
+    assert ids.fingerprint == SemanticIds.load(tmp_path / "two").fingerprint
+    report = orjson.loads((tmp_path / "one" / QUALITY).read_bytes())
+    assert report["collision_rate_before"] > 0 == report["collision_rate_after"]
+    assert (report["items_moved"] > 0) == (collisions == "reassign")
+    assert not [path for path in (tmp_path / "one").rglob("*") if path.name == MANIFEST or path.is_dir()]
+
+
+def test_clusters_share_their_first_code(vectors, dataset, tmp_path):
+    quantize(settings("rqkmeans"), vectors, dataset, tmp_path / "ids")
+    report = orjson.loads((tmp_path / "ids" / QUALITY).read_bytes())
+    assert report["prefix_purity"][0] > 0.95
+    assert report["prefix_purity_shuffled"][0] < 0.5
+
+
+def test_the_autoencoder_keeps_clusters_apart(vectors, dataset, tmp_path):
+    config = settings("rqvae", epochs=80)
+    quantize(config, vectors, dataset, tmp_path / "ids")
+    report = orjson.loads((tmp_path / "ids" / QUALITY).read_bytes())
+    assert report["prefix_purity"][0] > 0.8
+
+
+@pytest.mark.parametrize("collisions", ["reassign", "digit"])
+@pytest.mark.parametrize("kind", ["rqkmeans", "rqvae"])
+def test_new_items_get_ids_from_the_saved_codebooks(kind, collisions, vectors, dataset, tmp_path):
+    from pauserec.semantic_ids.embed import load_vectors
+
+    quantize(settings(kind, collisions=collisions), vectors, dataset, tmp_path / "ids")
+    ids, books = SemanticIds.load(tmp_path / "ids"), Codebooks.load(tmp_path / "ids")
+    known = load_vectors(vectors.path)
+    larger = ids.extend(known[:10] + 1e-3, books)
+    assert np.array_equal(larger.codes[: len(ids)], ids.codes)
+    assert (larger.codes[len(ids) :, 0] == books.encode(books.latents(known[:10]))[0][:, 0]).mean() >= 0.8
+
+
+def test_too_little_room_is_said_before_the_work(vectors, dataset, tmp_path):
+    for kind in QUANTIZERS:
+        with pytest.raises(SemanticIdError, match=r"quantizer\.codebook_sizes"):
+            quantize(settings(kind, codebook_sizes=(4, 4)), vectors, dataset, tmp_path / kind)
+
+
+def test_more_codes_than_points():
+    points = np.float32([[0, 0], [0, 0], [1, 1], [2, 0]])
+    first, second = residual_kmeans(points, (256, 256), iterations=5, seed=0)
+    assert len(first) == 3
+    assert len(second) == 1
+    codes, errors = Codebooks((first, second)).encode(points)
+    assert codes[0].tolist() == codes[1].tolist() != codes[2].tolist()
+    assert errors.max() == 0
+
+
+def test_kmeans_is_the_same_for_the_same_seed_and_another_for_another():
+    points = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    one, two, other = (residual_kmeans(points, (8, 8), 10, seed) for seed in (3, 3, 4))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    assert not np.array_equal(one[0], other[0])
+
+
+def test_more_levels_leave_less_over():
+    points = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    levels = residual_kmeans(points, (8, 8, 8), 10, 0)
+    left = [Codebooks(levels[:depth]).encode(points)[1].mean() for depth in (1, 2, 3)]
+    assert left == sorted(left, reverse=True)
+
+
+def test_a_damaged_codebook_file_is_refused(tmp_path):
+    Codebooks((np.zeros((2, 3), dtype=np.float32),)).save(tmp_path)
+    assert Codebooks.load(tmp_path).width == 3
+    (tmp_path / CODEBOOKS).write_bytes((tmp_path / CODEBOOKS).read_bytes()[:-4])
+    with pytest.raises(RunError, match="damaged"):
+        Codebooks.load(tmp_path)
+
+
+def test_the_id_table_needs_no_torch():
+    code = (
+        "import sys; import pauserec.semantic_ids.codes, pauserec.semantic_ids.embed; "
+        "sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
