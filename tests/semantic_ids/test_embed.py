@@ -125,10 +125,10 @@ def test_a_new_item_has_no_cooccurrence(embedder):
 
 
 def test_the_step_writes_joined_vectors_and_their_widths(embedder, tmp_path):
-    events = [(user, item) for user in range(5) for item in range(6)]
-    pl.DataFrame(events, schema=["user_id", "item_id"], orient="row").write_csv(tmp_path / "interactions.csv")
+    events = [(user, item, item) for user in range(5) for item in range(6)]
+    pl.DataFrame(events, schema=["user_id", "item_id", "order"], orient="row").write_csv(tmp_path / "interactions.csv")
     pl.DataFrame({"item_id": range(6), "title": ["Alien"] * 5 + [None]}).write_csv(tmp_path / "items.csv")
-    raw = DataConfig(source=str(tmp_path), ties="file")
+    raw = DataConfig(source=str(tmp_path))
     for name in ("dataset", "vectors"):
         (tmp_path / name).mkdir()
     prepare(raw, out=tmp_path / "dataset", log=lambda **_: None)

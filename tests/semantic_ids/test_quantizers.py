@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 import polars as pl
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from pauserec.config import DataConfig, QuantizerConfig
@@ -29,6 +30,15 @@ GROUPS, MEMBERS, WIDTH = 6, 20, 16
 class Finished:
     path: Path
     fingerprint: str = "f"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Matrices this small are slower on several threads, much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
