@@ -1,6 +1,6 @@
 """RQ-KMeans: residual quantization with k-means codebooks, one level after the other.
 
-Method: Luo et al. 2024, QARM (arXiv 2411.11739); also the tokenizer of OneRec. Deviations: plain k-means (faiss), with a
+Method: Luo et al. 2024, QARM (arXiv 2411.11739); also the tokenizer of OneRec. Deviations: plain k-means (faiss),
 k-means++ start, not balanced; IDs are made unique afterwards (assign.py). Points enter k-means once, with their
 multiplicity as weight; a level with no more distinct points than codes takes the points as its centroids.
 """
