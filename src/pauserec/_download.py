@@ -1,12 +1,13 @@
 """Bring pinned files from where they live into a folder. Each source checks the SHA-256 of everything it leaves there.
 
 A source raises AssetError with the reason when its home cannot be reached or serves something else than what was
-pinned; the caller then asks the next source. Archives are never unpacked as a whole: only the pinned members are read, under
-names of ours, so that no path inside an archive can lead out of the folder.
+pinned; the caller then asks the next source. Archives are never unpacked as a whole: only the pinned members are read,
+under names of ours, so that no path inside an archive can lead out of the folder.
 """
 
 import functools
 import hashlib
+import http.client
 import os
 import shutil
 import socket
@@ -55,7 +56,7 @@ class WebZip:
         try:
             with urllib.request.urlopen(self.url, timeout=3 * CONNECT_SECONDS) as response, archive.open("wb") as file:
                 shutil.copyfileobj(response, file)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             raise AssetError(f"{self.home} broke off ({_reason(error)})") from None
         check(archive, self.sha256, self.url)
         unpack(archive, self.members, folder)

@@ -34,7 +34,7 @@ def convert(gguf: Path, out: Path) -> None:
     """Write config, weights (float16 safetensors) and tokenizer of the model in `gguf` into the folder `out`.
 
     float16 keeps 11 significant bits; a Q4_1 weight is one of 16 levels of its block of 32, so the rounding
-    (at most 2^-11 of the value) is far below the step that quantisation left. Raises AssetError for other architectures.
+    (at most 2^-11 of the value) is far below the step that quantisation left. Raises AssetError for other kinds.
     """
     from gguf import GGUFReader
 

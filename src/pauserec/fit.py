@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pauserec.config import _Training
 from pauserec.errors import PauserecError
@@ -69,6 +69,7 @@ def fit(
     resume = newest_checkpoint(folder)
     schedule = _validation_steps(batches, settings, steps)
     watch = _Watch(trainer, settings, folder, log, validate, schedule, resume_step=_step_of(resume), steps=steps)
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     begin = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import orjson
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -15,10 +16,12 @@ from pauserec.config import ModelConfig
 from pauserec.errors import ModelError
 from pauserec.llm.tree import IMPLEMENTATION, BranchPass, TreePass
 from pauserec.llm.vocabulary import Vocabulary, find_vocabulary, grow_tokenizer
-from pauserec.run import FinishedStep
+from pauserec.run import FinishedStep, write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 
 PAD_ROWS_TO = 64
+ADDED_ROWS = "added_rows.json"
+"""Beside each checkpoint: where the SID rows and `<pause>` stand."""
 
 
 class RowBlock(nn.Module):
@@ -68,6 +71,8 @@ class LanguageModel(nn.Module):
         self.hf.config.use_cache = True
         self.hf.save_pretrained(path)
         self.tokenizer.save_pretrained(path)
+        rows = {"first_sid": self.vocabulary.first_sid, "pause": self.vocabulary.pause, "used": self.vocabulary.used}
+        write_atomically(path / ADDED_ROWS, orjson.dumps(rows))
         self.hf.set_attn_implementation(IMPLEMENTATION)
         self.hf.config.use_cache = False
 
@@ -119,7 +124,7 @@ class LanguageModel(nn.Module):
         """Final hidden states [N, D] of token ids [N] or input embeddings [N, D], in one tree pass."""
         embedded = inputs if inputs.is_floating_point() else self.embed(inputs)
         output = self.hf.base_model(
-            inputs_embeds=embedded[None], position_ids=tree.positions(embedded.device), use_cache=False, tree=tree
+            inputs_embeds=embedded[None], position_ids=tree.positions(), use_cache=False, tree=tree
         )
         states: Tensor = output.last_hidden_state[0]
         return states

@@ -105,9 +105,9 @@ class _TreeScorer:
     def start(self) -> CodeScores:
         tokens = torch.tensor([token for prompt in self._prompts for token in prompt], device=self._model.device)
         lengths = [len(prompt) for prompt in self._prompts]
-        trunks = TreePass([Document(length) for length in lengths], keep=True)
+        trunks = TreePass([Document(length) for length in lengths], keep=True, device=tokens.device)
         hidden = self._model.hidden(tokens, trunks)
-        self._caches = trunks.cache
+        self._cache = trunks.cache
         last = torch.tensor(lengths, device=hidden.device).cumsum(0) - 1
         return self._scores(hidden[last][:, None])
 
@@ -116,8 +116,8 @@ class _TreeScorer:
         if self._level > 1:
             self._ancestors.append(parents_BK)
         tokens = codes_BK + self._model.vocabulary.code_offsets[self._level - 1]
-        ancestors = [[step[row] for step in self._ancestors] for row in range(len(tokens))]
-        branches = BranchPass(self._caches, ancestors, self._beams)
+        assert self._cache is not None
+        branches = BranchPass(self._cache, self._ancestors, self._beams)
         hidden = self._model.hidden(tokens.flatten(), branches)
         return self._scores(hidden.view(*codes_BK.shape, -1))
 

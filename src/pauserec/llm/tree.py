@@ -13,7 +13,7 @@ Shapes: N tokens of the pass, H heads, G key/value heads, D head width, T trunk 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -60,104 +60,168 @@ class Document:
         return mask
 
 
+@dataclass(frozen=True)
+class _Bucket:
+    """Trunks of similar length, run as one padded causal batch: padding comes last, so no real token sees it.
+
+    index: int64 [b, L], the flat position of each trunk token (0 where padded). real: flat places of true tokens in [b * L].
+    """
+
+    index: Tensor
+    real: Tensor
+
+
 @dataclass
 class TreePass:
     """What the attention function needs to know about one training or prefill pass over documents.
 
-    With `keep`, the keys and values of every layer stay in `cache` (one per document), for branches that come later.
+    With `keep`, the keys and values of every layer stay in `cache`, for branches that come later.
     """
 
     documents: Sequence[Document]
     keep: bool = False
-    cache: list["TrunkCache"] = field(default_factory=list)
-    _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
-        if self.keep:
-            self.cache = [TrunkCache() for _ in self.documents]
+        starts = torch.tensor([0, *(document.length for document in self.documents)]).cumsum(0).tolist()
+        self._spans = [
+            (start, start + document.trunk, stop)
+            for document, start, stop in zip(self.documents, starts[:-1], starts[1:], strict=True)
+        ]
+        self._buckets = [self._bucket(rows) for rows in _similar([document.trunk for document in self.documents])]
+        self._branched = [n for n, document in enumerate(self.documents) if document.branches]
+        places = [bucket.index.flatten()[bucket.real] for bucket in self._buckets]
+        places += [torch.arange(*self._spans[n][1:], device=self.device) for n in self._branched]
+        self._order = torch.cat(places).argsort()
+        self._masks: dict[tuple[int, int | None], Tensor] = {}
+        self.cache = TreeCache.empty([document.trunk for document in self.documents], self.device) if self.keep else None
 
-    def positions(self, device: torch.device) -> Tensor:
+    def positions(self) -> Tensor:
         """Position ids, int64 [1, N]."""
-        return torch.cat([document.positions() for document in self.documents]).to(device)[None]
+        return torch.cat([document.positions() for document in self.documents]).to(self.device)[None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D]."""
-        outputs, start = [], 0
-        for number, document in enumerate(self.documents):
-            end, branches = start + document.length, start + document.trunk
-            outputs.append(_causal(q[:, :, start:branches], k[:, :, start:branches], v[:, :, start:branches], scale, window))
-            if document.branches:
-                mask = self._mask(number, document, window, q.device)
-                outputs.append(_attend(q[:, :, branches:end], k[:, :, start:end], v[:, :, start:end], scale, mask))
-            if self.keep:
-                self.cache[number].store(layer, k[:, :, start:branches], v[:, :, start:branches])
-            start = end
-        return torch.cat(outputs, dim=2)
+        outputs = []
+        for bucket in self._buckets:
+            rows = bucket.index.flatten()
+            shape = bucket.index.shape
+            padded = [x[0].index_select(1, rows).unflatten(1, shape).transpose(0, 1) for x in (q, k, v)]
+            output = _causal(*padded, scale, window)
+            outputs.append(output.transpose(0, 1).flatten(1, 2).index_select(1, bucket.real))
+        for number in self._branched:
+            start, middle, stop = self._spans[number]
+            mask = self._mask(number, window)
+            output = _attend(q[:, :, middle:stop], k[:, :, start:stop], v[:, :, start:stop], scale, mask[None, None])
+            outputs.append(output[0])
+        if self.cache is not None:
+            self.cache.store(layer, k, v, [start for start, _, _ in self._spans])
+        return torch.cat(outputs, dim=1).index_select(1, self._order)[None]
 
-    def _mask(self, number: int, document: Document, window: int | None, device: torch.device) -> Tensor:
+    def _bucket(self, rows: list[int]) -> _Bucket:
+        lengths = torch.tensor([self.documents[row].trunk for row in rows])
+        places = torch.arange(int(lengths.max()))
+        real = places < lengths[:, None]
+        index = torch.tensor([self._spans[row][0] for row in rows])[:, None] + places
+        index = index.masked_fill(~real, 0)
+        return _Bucket(index.to(self.device), real.flatten().nonzero()[:, 0].to(self.device))
+
+    def _mask(self, number: int, window: int | None) -> Tensor:
         key = (number, window)
         if key not in self._masks:
-            self._masks[key] = document.branch_mask(window).to(device)
+            self._masks[key] = self.documents[number].branch_mask(window).to(self.device)
         return self._masks[key]
 
 
+def _similar(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows grouped so that padding a group to its longest wastes little."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if groups and lengths[row] <= 1.2 * lengths[groups[-1][0]] + 8:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
 @dataclass
-class TrunkCache:
-    """Keys and values of one trunk, and of the branch tokens that were added to it, per layer."""
+class TreeCache:
+    """Keys and values of a batch of trunks, padded to the longest, and of the branch tokens added since.
 
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-    trunk: int = 0
+    keys, values: per layer [B, G, T + steps * K, D]. lengths: int64 [B], the trunks' true lengths.
+    """
 
-    def store(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Take over a trunk's k, v [1, G, T, D]."""
+    lengths: Tensor
+    index: Tensor
+    """int64 [B, T]: a trunk token's offset from its document's start, 0 where padded."""
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @classmethod
+    def empty(cls, lengths: Sequence[int], device: torch.device) -> Self:
+        """Room for trunks of these lengths."""
+        sizes = torch.tensor(lengths, device=device)
+        places = torch.arange(max(lengths), device=device).expand(len(lengths), -1)
+        return cls(sizes, places * (places < sizes[:, None]), [], [])
+
+    def store(self, layer: int, k: Tensor, v: Tensor, starts: Sequence[int]) -> None:
+        """Take over the trunks' k, v from a flat pass, [1, G, N, D]."""
         if layer != len(self.keys):
             raise ModelError(f"layer {layer} ran out of order: this model's layers cannot be decoded as a tree")
-        self.keys.append(k)
-        self.values.append(v)
-        self.trunk = k.shape[2]
+        rows = self.index + torch.tensor(starts, device=k.device)[:, None]
+        self.keys.append(k[0][:, rows].transpose(0, 1))
+        self.values.append(v[0][:, rows].transpose(0, 1))
+
+    def add(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append one step's k, v [B, G, K, D] and give all of the layer's."""
+        self.keys[layer] = torch.cat([self.keys[layer], k], dim=2)
+        self.values[layer] = torch.cat([self.values[layer], v], dim=2)
+        return self.keys[layer], self.values[layer]
 
 
 @dataclass
 class BranchPass:
     """One decoding step: K new tokens per document, each the child of a beam, over cached trunks.
 
-    ancestors: per document, for each earlier step an int64 [K] tensor: which token of that step each beam descends from.
+    ancestors: for each earlier step int64 [B, K]: which token of that step each beam descends from.
     """
 
-    caches: Sequence[TrunkCache]
-    ancestors: Sequence[Sequence[Tensor]]
+    cache: TreeCache
+    ancestors: Sequence[Tensor]
     beams: int
 
-    def positions(self, device: torch.device) -> Tensor:
-        """Position ids, int64 [1, documents * K]."""
-        depth = len(self.ancestors[0])
-        starts = torch.tensor([cache.trunk + depth for cache in self.caches], device=device)
-        return starts.repeat_interleave(self.beams)[None]
+    def __post_init__(self) -> None:
+        self._masks: dict[int | None, Tensor] = {}
+
+    def positions(self) -> Tensor:
+        """Position ids, int64 [1, B * K]."""
+        return (self.cache.lengths + len(self.ancestors)).repeat_interleave(self.beams)[None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-        """As TreePass.attend; the new keys and values join the caches."""
-        outputs = []
-        for number, cache in enumerate(self.caches):
-            new = slice(number * self.beams, (number + 1) * self.beams)
-            cache.keys[layer] = torch.cat([cache.keys[layer], k[:, :, new]], dim=2)
-            cache.values[layer] = torch.cat([cache.values[layer], v[:, :, new]], dim=2)
-            mask = self._mask(number, window, q.device)
-            outputs.append(_attend(q[:, :, new], cache.keys[layer], cache.values[layer], scale, mask))
-        return torch.cat(outputs, dim=2)
+        """As TreePass.attend; the new keys and values join the cache."""
+        batch = len(self.cache.lengths)
+        q, k, v = (x[0].unflatten(1, (batch, self.beams)).transpose(0, 1) for x in (q, k, v))
+        keys, values = self.cache.add(layer, k, v)
+        if window not in self._masks:
+            self._masks[window] = self._mask(window)
+        output = _attend(q, keys, values, scale, self._masks[window][:, None])
+        return output.transpose(0, 1).flatten(1, 2)[None]
 
-    def _mask(self, number: int, window: int | None, device: torch.device) -> Tensor:
-        """bool [K, T + steps * K + K]: the trunk, each beam's ancestors, and itself."""
-        trunk, beams, steps = self.caches[number].trunk, self.beams, self.ancestors[number]
-        rows = torch.arange(beams, device=device)
-        mask = torch.zeros(beams, trunk + (len(steps) + 1) * beams, dtype=torch.bool, device=device)
-        mask[:, :trunk] = True
-        for step, parent in enumerate([*steps, rows]):
-            mask[rows, trunk + step * beams + parent] = True
+    def _mask(self, window: int | None) -> Tensor:
+        """bool [B, K, T + steps * K + K]: the trunk, each beam's ancestors, and itself."""
+        lengths, beams, device = self.cache.lengths, self.beams, self.cache.lengths.device
+        rows = torch.arange(beams, device=device).expand(len(lengths), -1)
+        trunk = torch.arange(self.cache.index.shape[1], device=device)
+        seen = trunk < lengths[:, None]
         if window is not None:
-            position = torch.cat([torch.arange(trunk), trunk + torch.arange(len(steps) + 1).repeat_interleave(beams)])
-            mask &= (trunk + len(steps) - position.to(device)) < window
-        return mask
+            seen = seen & (lengths[:, None] + len(self.ancestors) - trunk < window)
+        steps = [
+            torch.nn.functional.one_hot(parents, beams).bool()
+            if window is None or len(self.ancestors) - step < window
+            else torch.zeros(len(lengths), beams, beams, dtype=torch.bool, device=device)
+            for step, parents in enumerate([*self.ancestors, rows])
+        ]
+        return torch.cat([seen[:, None].expand(-1, beams, -1), *steps], dim=-1)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
@@ -169,9 +233,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
-    return scaled_dot_product_attention(
-        q, k, v, attn_mask=mask[None, None], scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def _attention(

@@ -22,7 +22,7 @@ class Objective(nn.Module):
 
     def forward(self, tokens: Tensor, labels: Tensor, layout: list[Any]) -> Tensor:
         """tokens, labels: int64 [N]; layout: see data.batches.collate. Gives a float32 scalar."""
-        tree = TreePass([Document(trunk, tuple(branches)) for trunk, branches in layout])
+        tree = TreePass([Document(trunk, tuple(branches)) for trunk, branches in layout], device=tokens.device)
         embedded = dropout(self.model.embed(tokens), self._rate, self.training)
         chosen = (labels != IGNORE).nonzero()[:, 0]
         hidden, targets = self.model.hidden(embedded, tree)[chosen], labels[chosen]

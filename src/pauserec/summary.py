@@ -1,0 +1,122 @@
+"""What the report and the terminal show of a finished run: examples, embeddings, and the facts around them."""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+import torch
+import transformers
+from safetensors import safe_open
+
+from pauserec.data.splits import load_dataset
+from pauserec.llm.model import ADDED_ROWS
+from pauserec.records import Dataset, FloatArray
+from pauserec.report import EmbeddingRows, Example, ReportContent, ShownItem, read_log
+from pauserec.results import RANKS
+from pauserec.run import FinishedStep, Run
+from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.stages.pause_pretrain import ROW
+
+TEXT_ROWS = 1500
+"""Text rows drawn for the embedding picture."""
+
+
+def report_content(run: Run, content: Mapping[str, Any], tested: Mapping[str, FinishedStep]) -> ReportContent:
+    """Everything the report shows of a run whose steps are done."""
+    dataset = load_dataset(run.finished("dataset").path)
+    return ReportContent(
+        name=run.recipe.name,
+        seen=content["seen"],
+        final_fit=" and ".join(content["final_fit"]),
+        data=content["data"],
+        models=content["models"],
+        stages=content["stages"],
+        log=read_log(run.path / "log.jsonl"),
+        quality=_json(run.finished("semantic_ids").path / "quality.json"),
+        data_report=_json(run.finished("dataset").path / "report.json"),
+        embeddings=_embeddings(run),
+        examples=_examples(run, dataset, 3),
+        facts={
+            "backbone": run.recipe.model.name if run.recipe.stages else "none",
+            "layers": (content.get("model") or {}).get("layers"),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
+        },
+    )
+
+
+def examples(run: Run, users: int) -> list[dict[str, Any]]:
+    """Titles of some test users' histories and of what the run's main model recommends them."""
+    dataset = load_dataset(run.finished("dataset").path)
+    main = main_model(run)
+    return [
+        {
+            "user_id": example.user_id,
+            "history": [item.title for item in example.history],
+            "recommendations": [item.title for item in example.recommendations[main]],
+        }
+        for example in _examples(run, dataset, users)
+    ]
+
+
+def main_model(run: Run) -> str:
+    """The model a run is about: the first that tests the last stage, else the first row."""
+    evaluation = run.recipe.evaluation
+    last = run.recipe.stages[-1].name if run.recipe.stages else None
+    return next((model.name for model in evaluation.models if model.stage == last), evaluation.baselines[0])
+
+
+def _examples(run: Run, dataset: Dataset, users: int) -> list[Example]:
+    ranks = pl.read_parquet(run.path / RANKS).filter(pl.col("split") == "test")
+    names = ranks["user_id"].unique(maintain_order=True).to_list()
+    step = max(1, len(names) // users)
+    found = []
+    for name in names[step // 2 :: step][:users]:
+        sequence = dataset.sequences[dataset.users.index(name)]
+        rows = ranks.filter(pl.col("user_id") == name)
+        lists = {row["model"]: [_shown(dataset, i) for i in row["top_items"][:10]] for row in rows.to_dicts()}
+        ids = [dataset.items[item].item_id for item in sequence.tolist()]
+        history = [_shown(dataset, item_id) for item_id in ids[-11:-1]]
+        found.append(Example(name, history, _shown(dataset, ids[-1]), lists))
+    return found
+
+
+def _shown(dataset: Dataset, item_id: str) -> ShownItem:
+    title = dataset.items[dataset.number_of[item_id]].title
+    return ShownItem(item_id, title or item_id)
+
+
+def _embeddings(run: Run) -> list[EmbeddingRows]:
+    """Rows of the input table after each stage. Every stage shows the same text rows."""
+    if not run.recipe.stages:
+        return []
+    ids = SemanticIds.load(run.finished("semantic_ids").path)
+    found = []
+    for name in ["base", *(stage.name for stage in run.recipe.stages)]:
+        folder = run.finished(name).path
+        if (folder / ROW).exists():
+            continue
+        first = orjson.loads((folder / ADDED_ROWS).read_bytes())["first_sid"]
+        table = _input_table(folder)
+        text = np.sort(np.random.default_rng(0).choice(first, min(TEXT_ROWS, first), replace=False))
+        pause = first + len(ids.tokens())
+        found.append(EmbeddingRows(name, table[text], table[first + 2 : pause], table[pause : pause + 1]))
+    return found
+
+
+def _input_table(folder: Path) -> FloatArray:
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            for key in file.keys():  # noqa: SIM118
+                if key.endswith("embed_tokens.weight"):
+                    return np.asarray(file.get_tensor(key), dtype=np.float32)
+    return np.zeros((0, 0), dtype=np.float32)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(orjson.loads(path.read_bytes())) if path.exists() else {}

@@ -1,0 +1,133 @@
+"""Beam search equals brute force, in every normalisation and under every filter."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pauserec.decoding.beam import Beams, CodeScores, beam_search
+from pauserec.decoding.catalogue import Catalogue
+from pauserec.errors import SemanticIdError
+
+EXTRA = 3
+"""Logits of the vocabulary outside the codebooks, which only the full softmax counts."""
+
+
+class TableModel:
+    """A model whose logits are a fixed random function of the code prefix, remembered per request and beam."""
+
+    def __init__(self, sizes: tuple[int, ...], requests: int, seed: int) -> None:
+        self.sizes, self.requests, self.seed = sizes, requests, seed
+        self.prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(requests)]
+
+    def logits(self, request: int, prefix: tuple[int, ...]) -> tuple[np.ndarray, float]:
+        rng = np.random.default_rng([self.seed, request, len(prefix), *prefix])
+        codes = rng.normal(size=self.sizes[len(prefix)]) * 2
+        return codes, float(np.logaddexp.reduce(np.concatenate([codes, rng.normal(size=EXTRA)])))
+
+    def start(self) -> CodeScores:
+        return self._scores()
+
+    def advance(self, parents_BK: torch.Tensor, codes_BK: torch.Tensor) -> CodeScores:
+        self.prefixes = [
+            [(*self.prefixes[row][p], c) for p, c in zip(parents_BK[row].tolist(), codes_BK[row].tolist(), strict=True)]
+            for row in range(self.requests)
+        ]
+        return self._scores()
+
+    def _scores(self) -> CodeScores:
+        found = [[self.logits(row, prefix) for prefix in beams] for row, beams in enumerate(self.prefixes)]
+        logits = torch.tensor(np.array([[codes for codes, _ in beams] for beams in found]))
+        return CodeScores(logits, torch.tensor([[norm for _, norm in beams] for beams in found]))
+
+
+def by_brute_force(
+    model: TableModel, request: int, allowed: set[tuple[int, ...]], beams: int, normalise: str
+) -> list[tuple[tuple[int, ...], float]]:
+    """Beam search written with sets and dictionaries."""
+    alive: list[tuple[tuple[int, ...], float]] = [((), 0.0)] if allowed else []
+    for level in range(len(model.sizes)):
+        candidates = []
+        for prefix, score in alive:
+            codes, full = model.logits(request, prefix)
+            legal = sorted({ids[level] for ids in allowed if ids[:level] == prefix})
+            norm = {
+                "full": full,
+                "codebook": float(np.logaddexp.reduce(codes)),
+                "legal": float(np.logaddexp.reduce(codes[legal])),
+            }[normalise]
+            candidates += [((*prefix, code), score + codes[code] - norm) for code in legal]
+        alive = sorted(candidates, key=lambda entry: -entry[1])[:beams]
+    return alive
+
+
+@st.composite
+def catalogues(draw: st.DrawFn) -> tuple[tuple[int, ...], np.ndarray]:
+    sizes = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
+    everything = list(itertools.product(*(range(size) for size in sizes)))
+    codes = draw(st.lists(st.sampled_from(everything), min_size=1, max_size=30, unique=True))
+    return sizes, np.array(codes, dtype=np.int64)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    catalogues(),
+    st.integers(1, 40),
+    st.sampled_from(["full", "codebook", "legal"]),
+    st.sampled_from(["none", "deny", "allow"]),
+    st.integers(0, 10**6),
+)
+def test_equals_brute_force(
+    catalogue: tuple[tuple[int, ...], np.ndarray], beams: int, normalise: str, rule: str, seed: int
+) -> None:
+    sizes, codes = catalogue
+    rng = np.random.default_rng(seed)
+    table = Catalogue.build(codes, sizes)
+    listed = [rng.permutation(len(codes))[: rng.integers(0, len(codes) + 1)] for _ in range(2)]
+    only = None if rule == "none" else table.filter(listed, allow=rule == "allow")
+    model = TableModel(sizes, 2, seed)
+    found: Beams = beam_search(model, table, beams, normalise=normalise, only=only)  # type: ignore[arg-type]
+    for request in range(2):
+        numbers = {"none": range(len(codes)), "allow": listed[request]}.get(
+            rule, np.setdiff1d(np.arange(len(codes)), listed[request])
+        )
+        allowed = {tuple(codes[n].tolist()) for n in numbers}
+        expected = by_brute_force(model, request, allowed, beams, normalise)
+        items = [item for item in found.items[request].tolist() if item >= 0]
+        assert [tuple(codes[item].tolist()) for item in items] == [ids for ids, _ in expected]
+        np.testing.assert_allclose(found.scores[request][: len(items)].numpy(), [s for _, s in expected], atol=1e-4)
+        assert (found.items[request][len(items) :] == -1).all()
+
+
+def test_an_empty_catalogue_gives_nothing() -> None:
+    table = Catalogue.build(np.zeros((1, 2), dtype=np.int64), (2, 2)).without_items(np.array([0]))
+    found = beam_search(TableModel((2, 2), 1, 0), table, 3)
+    assert found.items.tolist() == [[-1, -1, -1]]
+
+
+@given(catalogues(), st.integers(0, 10**6))
+def test_adding_and_removing_items_equals_building_anew(
+    catalogue: tuple[tuple[int, ...], np.ndarray], seed: int
+) -> None:
+    sizes, codes = catalogue
+    numbers = np.random.default_rng(seed).permutation(len(codes))
+    part, rest = numbers[: len(codes) // 2], numbers[len(codes) // 2 :]
+    whole = Catalogue.build(codes, sizes)
+    grown = Catalogue.build(codes[part].reshape(-1, len(sizes)), sizes, part).with_items(codes[rest], rest)
+    assert torch.equal(grown.keys, whole.keys)
+    assert torch.equal(grown.items, whole.items)
+    shrunk = whole.without_items(rest)
+    assert torch.equal(shrunk.keys, Catalogue.build(codes[part].reshape(-1, len(sizes)), sizes, part).keys)
+
+
+def test_shared_ids_are_refused() -> None:
+    with pytest.raises(SemanticIdError, match="share"):
+        Catalogue.build(np.array([[1, 1], [1, 1]]), (2, 2))
+
+
+def test_keys_beyond_63_bits_are_refused() -> None:
+    with pytest.raises(SemanticIdError, match="63 bits"):
+        Catalogue.build(np.zeros((1, 5), dtype=np.int64), (65536,) * 5)

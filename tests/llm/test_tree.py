@@ -1,0 +1,108 @@
+"""A tree pass gives the states of separate sequences, for every attention layout we claim."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
+
+from pauserec.errors import ModelError
+from pauserec.llm.tree import IMPLEMENTATION, BranchPass, Document, TreePass
+
+SHAPE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 100,
+    "head_dim": 16,
+}
+CONFIGS = [
+    pytest.param(LlamaConfig(**SHAPE), id="llama"),
+    pytest.param(Qwen3Config(**SHAPE), id="qwen3"),
+    pytest.param(Gemma3TextConfig(**SHAPE, sliding_window=6, sliding_window_pattern=2), id="gemma3-sliding-window"),
+]
+
+
+def make(config: PreTrainedConfig) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def separately(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    model.set_attn_implementation("sdpa")
+    states = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+    model.set_attn_implementation(IMPLEMENTATION)
+    return states
+
+
+def as_tree(model: PreTrainedModel, ids: torch.Tensor, tree: TreePass | BranchPass) -> torch.Tensor:
+    model.set_attn_implementation(IMPLEMENTATION)
+    embedded = model.get_input_embeddings()(ids)[None]
+    positions = tree.positions()
+    return model.base_model(
+        inputs_embeds=embedded, position_ids=positions, use_cache=False, tree=tree
+    ).last_hidden_state[0]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@torch.no_grad()
+def test_branches_equal_separate_sequences(config: PreTrainedConfig) -> None:
+    model = make(config)
+    documents = [Document(12, ((5, 4), (12, 3), (8, 2))), Document(7), Document(9, ((9, 10),))]
+    rows = [torch.randint(0, 100, (document.length,)) for document in documents]
+    found = as_tree(model, torch.cat(rows), TreePass(documents)).split([document.length for document in documents])
+    for document, ids, states in zip(documents, rows, found, strict=True):
+        torch.testing.assert_close(
+            states[: document.trunk], separately(model, ids[: document.trunk]), atol=1e-4, rtol=0
+        )
+        start = document.trunk
+        for attach, length in document.branches:
+            alone = separately(model, torch.cat([ids[:attach], ids[start : start + length]]))[attach:]
+            torch.testing.assert_close(states[start : start + length], alone, atol=1e-4, rtol=0)
+            start += length
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@torch.no_grad()
+def test_decoded_branches_see_their_ancestors_only(config: PreTrainedConfig) -> None:
+    model, beams = make(config), 3
+    trunks = [torch.randint(0, 100, (12,)), torch.randint(0, 100, (7,))]
+    prefill = TreePass([Document(12), Document(7)], keep=True)
+    as_tree(model, torch.cat(trunks), prefill)
+    first, second = torch.randint(0, 100, (2, beams)), torch.randint(0, 100, (2, beams))
+    parents = torch.tensor([[0, 0, 2], [2, 1, 1]])
+    as_tree(model, first.flatten(), BranchPass(prefill.cache, [], beams))
+    step = BranchPass(prefill.cache, [parents], beams)
+    states = as_tree(model, second.flatten(), step).view(2, beams, -1)
+    for row in range(2):
+        for beam in range(beams):
+            ids = torch.cat([trunks[row], first[row, parents[row, beam]][None], second[row, beam][None]])
+            torch.testing.assert_close(states[row, beam], separately(model, ids)[-1], atol=1e-4, rtol=0)
+
+
+def test_input_embeddings_receive_the_same_gradient() -> None:
+    model = make(LlamaConfig(**SHAPE))
+    ids = torch.randint(0, 100, (9,))
+    embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+    tree = TreePass([Document(6, ((4, 3),))])
+    model.set_attn_implementation(IMPLEMENTATION)
+    out = model.base_model(
+        inputs_embeds=embedded[None], position_ids=tree.positions(), use_cache=False, tree=tree
+    ).last_hidden_state[0]
+    (gradient,) = torch.autograd.grad(out[-1].sum(), embedded)
+    assert (gradient[4:6] == 0).all(), "a branch must not depend on trunk tokens after its attach point"
+    assert (gradient[:4] != 0).any()
+
+
+def test_a_pass_without_a_tree_is_refused_rather_than_guessed() -> None:
+    model = make(LlamaConfig(**SHAPE))
+    model.set_attn_implementation(IMPLEMENTATION)
+    with pytest.raises(ModelError, match="sdpa"):
+        model(input_ids=torch.zeros(1, 3, dtype=torch.int64))
