@@ -1,35 +1,95 @@
 """Loss functions: pure, on hidden states and labels. M targets, D width, V vocabulary rows in use."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
-CHUNK = 2048
-"""Targets whose logits are held at once."""
+CHUNK = 256
+"""Targets whose logits are held at once: few enough to stay near the processor."""
 
 
-def full_softmax_loss(hidden: Tensor, labels: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
-    """Summed cross-entropy over the whole vocabulary. hidden [M, D], labels int64 [M]; logits: [m, D] -> [m, V]."""
-    parts = [
-        cross_entropy(logits(states).float(), target, reduction="sum")
-        for states, target in zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True)
-    ]
-    return torch.stack(parts).sum()
+@dataclass(frozen=True)
+class Head:
+    """The output rows in use, [V, D]: all of one table, or a frozen table with a block of trained rows [n, D] at `first`."""
+
+    table: Tensor
+    rows: Tensor | None = None
+    first: int = 0
+
+    def logits(self, hidden: Tensor, only: slice | None = None) -> Tensor:
+        """[..., D] -> [..., rows], of all rows or of a slice of them."""
+        start, stop, _ = (only or slice(None)).indices(len(self.table))
+        if self.rows is None:
+            return linear(hidden, self.table[start:stop])
+        low, high = min(max(start, self.first), stop), max(min(stop, self.first + len(self.rows)), start)
+        if low >= high:
+            return linear(hidden, self.table[start:stop])
+        pieces = [self.table[start:low], self.rows[low - self.first : high - self.first], self.table[high:stop]]
+        return torch.cat([linear(hidden, piece.to(hidden.dtype)) for piece in pieces if len(piece)], dim=-1)
+
+
+def full_softmax_loss(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
+    """Summed cross-entropy over the whole vocabulary. hidden [M, D], labels int64 [M].
+
+    The logits [M, V] never exist at once, forward or backward, and frozen rows cost no gradient.
+    """
+    trained = head.table if head.rows is None else head.rows
+    return _FullSoftmax.apply(hidden, trained, head, labels)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def codebook_softmax_loss(
-    hidden: Tensor, labels: Tensor, levels: list[slice], logits: Callable[[Tensor, slice], Tensor]
+    hidden: Tensor, labels: Tensor, levels: list[slice], head: Head
 ) -> Tensor:
     """Summed cross-entropy, each target against the codes of its own level only.
 
-    hidden [M, D], labels int64 [M] (token rows); levels: the rows of each level; logits: ([m, D], rows) -> [m, rows].
+    hidden [M, D], labels int64 [M] (token rows); levels: the rows of each level.
     """
     total = hidden.new_zeros((), dtype=torch.float32)
     for rows in levels:
         chosen = ((labels >= rows.start) & (labels < rows.stop)).nonzero()[:, 0]
         if len(chosen):
-            scores = logits(hidden[chosen], rows).float()
+            scores = head.logits(hidden[chosen], rows).float()
             total = total + cross_entropy(scores, labels[chosen] - rows.start, reduction="sum")
     return total
+
+
+class _FullSoftmax(torch.autograd.Function):
+    """Gradients are made chunk by chunk in the forward pass, from the probabilities while they are at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, trained: Tensor, head: Head, labels: Tensor) -> Tensor:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        weight = head.table.to(dtype, copy=head.rows is not None)
+        span = slice(head.first, head.first + len(trained))
+        if head.rows is not None:
+            weight[span] = head.rows.to(dtype)
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_trained = torch.zeros_like(trained) if ctx.needs_input_grad[1] else None
+        with torch.autocast(kind, enabled=False):
+            for start in range(0, len(hidden), CHUNK):
+                part = slice(start, start + CHUNK)
+                states, target = hidden[part].to(dtype), labels[part]
+                scores = (states @ weight.T).float()
+                normaliser = scores.logsumexp(-1, keepdim=True)
+                loss += (normaliser - scores.gather(1, target[:, None])).sum()
+                if grad_hidden is None and grad_trained is None:
+                    continue
+                scores.sub_(normaliser).exp_()
+                scores.scatter_add_(1, target[:, None], scores.new_full((len(target), 1), -1.0))
+                error = scores.to(dtype)
+                if grad_hidden is not None:
+                    grad_hidden[part] = (error @ weight).to(hidden.dtype)
+                if grad_trained is not None:
+                    grad_trained += (error[:, span].T @ states).to(trained.dtype)
+        ctx.save_for_backward(grad_hidden, grad_trained)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        scaled = [None if grad is None else grad * grads[0] for grad in ctx.saved_tensors]
+        return scaled[0], scaled[1], None, None

@@ -16,6 +16,7 @@ from pauserec.config import ModelConfig
 from pauserec.errors import ModelError
 from pauserec.llm.tree import IMPLEMENTATION, BranchPass, TreePass
 from pauserec.llm.vocabulary import Vocabulary, find_vocabulary, grow_tokenizer
+from pauserec.losses import Head
 from pauserec.run import FinishedStep, write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 
@@ -129,21 +130,16 @@ class LanguageModel(nn.Module):
         states: Tensor = output.last_hidden_state[0]
         return states
 
+    def output(self) -> Head:
+        """The output rows in use; padding rows are no part of it."""
+        table = self.head[: self.vocabulary.used]
+        if self.block is None:
+            return Head(table)
+        return Head(table, self.block.rows if self.block.head_rows is None else self.block.head_rows, self.block.first)
+
     def logits(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Logits of `rows` (all rows in use if None) for hidden states [..., D]."""
-        start, stop = (rows.start, rows.stop) if rows else (0, self.vocabulary.used)
-        if self.block is None:
-            return functional.linear(hidden, self.head[start:stop])
-        trained = self.block.rows if self.block.head_rows is None else self.block.head_rows
-        first, last = max(start, self.block.first), min(stop, self.block.stop)
-        if first >= last:
-            return functional.linear(hidden, self.head[start:stop])
-        parts = [
-            functional.linear(hidden, self.head[start:first]),
-            functional.linear(hidden, trained[first - self.block.first : last - self.block.first].to(hidden.dtype)),
-            functional.linear(hidden, self.head[last:stop]),
-        ]
-        return torch.cat([part for part in parts if part.shape[-1]], dim=-1)
+        return self.output().logits(hidden, rows)
 
 
 def grow_vocabulary(
@@ -194,8 +190,8 @@ def _pretrained(source: str, config: ModelConfig) -> tuple[Any, Any]:
 def bfloat16_is_fast(device: torch.device) -> bool:
     """Whether this device multiplies bfloat16 natively."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def use_bfloat16(config: ModelConfig, device: torch.device) -> bool:

@@ -27,9 +27,9 @@ class Objective(nn.Module):
         chosen = (labels != IGNORE).nonzero()[:, 0]
         hidden, targets = self.model.hidden(embedded, tree)[chosen], labels[chosen]
         if self._softmax == "full":
-            return full_softmax_loss(hidden, targets, self.model.logits)
+            return full_softmax_loss(hidden, targets, self.model.output())
         levels = [self.model.vocabulary.level_rows(level) for level in range(len(self.model.vocabulary.codebook_sizes))]
-        return codebook_softmax_loss(hidden, targets, levels, self.model.logits)
+        return codebook_softmax_loss(hidden, targets, levels, self.model.output())
 
 
 def trains_in_bfloat16(precision: Literal["auto", "float32", "bfloat16"]) -> bool:

@@ -1,0 +1,55 @@
+"""Our losses equal the textbook computation, values and gradients."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, linear
+
+from pauserec import losses
+from pauserec.losses import Head, codebook_softmax_loss, full_softmax_loss
+
+
+@pytest.fixture
+def case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    hidden, table = torch.randn(700, 16, requires_grad=True), torch.randn(90, 16, requires_grad=True)
+    return hidden, table, torch.randint(0, 90, (700,))
+
+
+def test_full_softmax_equals_cross_entropy(case: tuple[torch.Tensor, ...]) -> None:
+    hidden, table, labels = case
+    assert len(hidden) > 2 * losses.CHUNK, "several chunks, the last one short"
+    ours, plain = full_softmax_loss(hidden, labels, Head(table)), cross_entropy(linear(hidden, table), labels, reduction="sum")
+    torch.testing.assert_close(ours, plain)
+    found = torch.autograd.grad(ours * 0.5, [hidden, table])
+    expected = torch.autograd.grad(plain * 0.5, [hidden, table])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_trained_rows_of_a_frozen_table_get_a_gradient(case: tuple[torch.Tensor, ...]) -> None:
+    hidden, table, labels = case
+    rows = table[20:30].detach().clone().requires_grad_()
+    (found,) = torch.autograd.grad(full_softmax_loss(hidden, labels, Head(table.detach(), rows, 20)), [rows])
+    plain = cross_entropy(linear(hidden, table), labels, reduction="sum")
+    (expected,) = torch.autograd.grad(plain, [table])
+    torch.testing.assert_close(found, expected[20:30], atol=1e-5, rtol=1e-5)
+
+
+def test_codebook_softmax_looks_at_the_targets_level_alone(case: tuple[torch.Tensor, ...]) -> None:
+    hidden, table, labels = case
+    levels = [slice(0, 40), slice(40, 90)]
+    ours = codebook_softmax_loss(hidden, labels, levels, Head(table))
+    logits = linear(hidden, table)
+    other = (torch.arange(90) < 40) != (labels < 40)[:, None]
+    expected = cross_entropy(logits.masked_fill(other, -torch.inf), labels, reduction="sum")
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("only", [None, slice(0, 20), slice(15, 25), slice(22, 28), slice(25, 90), slice(30, 90)])
+def test_a_head_with_trained_rows_gives_the_merged_tables_logits(
+    case: tuple[torch.Tensor, ...], only: slice | None
+) -> None:
+    hidden, table, _ = case
+    merged = table.detach().clone()
+    merged[20:30] += 1
+    head = Head(table.detach(), merged[20:30], 20)
+    torch.testing.assert_close(head.logits(hidden, only), linear(hidden, merged[only or slice(None)]))
