@@ -313,7 +313,9 @@ class Recipe(Settings):
             known.add(stage.name)
         for model in self.evaluation.models:
             if model.stage not in known:
-                raise ValueError(f"evaluation.models {model.name!r} names stage {model.stage!r}; known: {sorted(known)}")
+                raise ValueError(
+                    f"evaluation.models {model.name!r} names stage {model.stage!r}; known: {sorted(known)}"
+                )
         if self.decoding.beams < self.evaluation.top_k:
             raise ValueError(
                 f"decoding.beams ({self.decoding.beams}) must be at least evaluation.top_k ({self.evaluation.top_k})"

@@ -63,7 +63,7 @@ def fit(
     trainer = _Trainer(
         model=module,
         args=_arguments(settings, folder, steps, bfloat16),
-        train_dataset=batches,  # type: ignore[arg-type]
+        train_dataset=batches,
         data_collator=_only,
     )
     resume = newest_checkpoint(folder)
@@ -248,7 +248,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
             if not logs["loss"] == logs["loss"]:
-                raise PauserecError(f"stage {self._settings.name!r}: the loss is not a number at step {state.global_step}: lower learning_rate")
+                raise PauserecError(
+                    f"stage {self._settings.name!r}: the loss is not a number at step {state.global_step}: lower learning_rate"
+                )
             self._bar.update(self._task, completed=state.global_step, loss=f"loss {logs['loss']:.3f}")
             self._log(global_step=state.global_step, **{k: v for k, v in logs.items() if k != "epoch"})
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 import polars as pl
@@ -57,7 +58,7 @@ def write(names: Sequence[str], found: Sequence[Recommendations], format_: str, 
     ]
     if format_ == "parquet":
         assert output is not None
-        schema = {
+        schema: dict[str, Any] = {
             "user_id": pl.String,
             "items": pl.List(pl.String),
             "scores": pl.List(pl.Float64),

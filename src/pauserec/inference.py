@@ -82,6 +82,4 @@ def load(run: str | Path, model: str | None = None) -> TrainedRecommender:
     dataset = load_dataset(folder.finished("dataset").path)
     ids = SemanticIds.load(folder.finished("semantic_ids").path)
     recommender = model_test(recipe, chosen).recommender(folder.finished(chosen.stage), ids, dataset)
-    return TrainedRecommender(
-        recommender, Popularity.fit(dataset), dataset, drop_seen=recipe.evaluation.seen == "drop"
-    )
+    return TrainedRecommender(recommender, Popularity.fit(dataset), dataset, drop_seen=recipe.evaluation.seen == "drop")

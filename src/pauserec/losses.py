@@ -40,9 +40,7 @@ def full_softmax_loss(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
     return _FullSoftmax.apply(hidden, trained, head, labels)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def codebook_softmax_loss(
-    hidden: Tensor, labels: Tensor, levels: list[slice], head: Head
-) -> Tensor:
+def codebook_softmax_loss(hidden: Tensor, labels: Tensor, levels: list[slice], head: Head) -> Tensor:
     """Summed cross-entropy, each target against the codes of its own level only.
 
     hidden [M, D], labels int64 [M] (token rows); levels: the rows of each level.

@@ -79,9 +79,7 @@ def run(
 def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:
     """A stage's settings with just those of the recipe's that it depends on."""
     if isinstance(stage, CptConfig | PausePretrainConfig):
-        return CorpusJob(
-            stage=stage, precision=recipe.model.precision, history_length=recipe.prompt.history_length
-        )
+        return CorpusJob(stage=stage, precision=recipe.model.precision, history_length=recipe.prompt.history_length)
     return NextItemJob(
         stage=stage,
         prompt=recipe.prompt,

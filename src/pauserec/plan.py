@@ -165,7 +165,9 @@ class _Cost:
         activations = min(tokens, stage.batch_tokens) * self.width * 34 * 2
         logits = min(targets, stage.batch_tokens) * (self.table / max(1, self.width)) * 4 if full else 0
         disk = 4.0 * self.parameters if not isinstance(stage, PausePretrainConfig) else 4e4
-        return StagePlan(stage.name, tokens, seconds, 4.0 * self.parameters + 12.0 * trained + activations + logits, disk)
+        return StagePlan(
+            stage.name, tokens, seconds, 4.0 * self.parameters + 12.0 * trained + activations + logits, disk
+        )
 
 
 _RATES: dict[bool, float] = {}

@@ -147,7 +147,8 @@ def _write(name: str, results: dict[Split, Result], dataset: Dataset, out: Path)
     metrics = {split: result.metrics for split, result in results.items()}
     content = {**metrics, "decoding": results["test"].decoding}
     write_atomically(out / METRICS, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
-    write_ranks(out / RANKS, {name: results}, dataset)
+    by_model: dict[str, dict[Split, Result]] = {name: results}
+    write_ranks(out / RANKS, by_model, dataset)
 
 
 def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:

@@ -57,7 +57,9 @@ class Run:
         if path.exists() and not path.is_dir():
             raise RunError(f"--out {path} is a file: name a folder")
         if path.is_dir() and any(path.iterdir()) and not (path / RECIPE).exists():
-            raise RunError(f"{path} is not empty and holds no {RECIPE}, so it is not a run folder: choose another --out")
+            raise RunError(
+                f"{path} is not empty and holds no {RECIPE}, so it is not a run folder: choose another --out"
+            )
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / RECIPE, recipe.dump().encode())
         return cls(path, recipe, frozenset(redo))
@@ -136,7 +138,8 @@ class Run:
         summary = function(settings, *inputs, out=partial, log=lambda **values: self.log(name, **values)) or {}
         seconds = round(spent + time.perf_counter() - begin, 3)
         started.unlink()
-        manifest = {"fingerprint": fingerprint, "summary": {"seconds": seconds, **summary}, "files": hashes(partial)}
+        summary = {"seconds": seconds, **summary}
+        manifest = {"fingerprint": fingerprint, "summary": summary, "files": hashes(partial)}
         write_atomically(partial / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
         final = self.path / name
         if final.exists():
@@ -144,7 +147,7 @@ class Run:
         partial.rename(final)
         fsync_folder(self.path)
         self.steps.pop(name, None)
-        self.log(name, event="done", **manifest["summary"])
+        self.log(name, event="done", **summary)
 
     def _manifest(self, name: str) -> dict[str, Any] | None:
         path = self.path / name / MANIFEST

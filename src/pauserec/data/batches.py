@@ -94,7 +94,7 @@ class Batches(Generic[Spec]):
             rng = np.random.default_rng([seed, epoch])
             drawn = specs(epoch, rng)
             batches = pack([length(spec) for spec in drawn], batch_tokens, rng.permutation(len(drawn)).tolist())
-            rng.shuffle(batches)  # type: ignore[arg-type]
+            rng.shuffle(batches)
             share = min(1.0, epochs - epoch)
             batches = batches[: max(1, round(share * len(batches)))]
             self._plan += [[drawn[i] for i in members] for members in batches]

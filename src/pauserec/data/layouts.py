@@ -43,9 +43,7 @@ _EVENTS: dict[LayoutName, EventLayout] = {
 }
 _AMAZON = ItemLayout("asin", ("title",), ("categories",), " > ", html=True)
 _ITEMS: dict[LayoutName, ItemLayout] = {
-    "recbole": ItemLayout(
-        "item_id", ("title", "movie_title", "name"), ("categories", "class", "genre", "genres"), " "
-    ),
+    "recbole": ItemLayout("item_id", ("title", "movie_title", "name"), ("categories", "class", "genre", "genres"), " "),
     "amazon2014": replace(_AMAZON, categories=("categories", "category")),
     "amazon2023": replace(_AMAZON, item="parent_asin"),
 }
@@ -71,9 +69,7 @@ def find_files(config: DataConfig) -> tuple[Path, Path | None]:
             raise DataError(f"{folder} holds several candidates ({several}): set data.interactions and data.items")
         if events:
             return events[0], items[0] if items else None
-    raise DataError(
-        f"{folder} has no interactions.*, no *.inter and no reviews beside meta_*: set data.interactions"
-    )
+    raise DataError(f"{folder} has no interactions.*, no *.inter and no reviews beside meta_*: set data.interactions")
 
 
 def open_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:

@@ -199,5 +199,3 @@ def _count(good: pl.DataFrame, counts: Counts, units: bool) -> None:
     counts.repaired = repaired.height
     counts.accepted = good.height - repaired.height
     counts.quarantined = counts.read - good.height
-
-

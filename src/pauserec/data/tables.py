@@ -91,7 +91,7 @@ def open_table(path: Path, known: frozenset[str], delimiter: str | None = None, 
     if first.text is None:
         raise DataError(f"{path}: the header is not UTF-8; convert the file with iconv -t UTF-8")
     if delimiter is not None and len(delimiter) != 1:
-        raise DataError(f"data.delimiter {delimiter!r} is not one character: write for example \",\" or \"\\t\"")
+        raise DataError(f'data.delimiter {delimiter!r} is not one character: write for example "," or "\\t"')
     recbole = name.endswith((".inter", ".item"))
     headers = {mark: _header(first.text, mark, recbole) for mark in ((delimiter,) if delimiter else DELIMITERS)}
     mark = max(headers, key=lambda mark: (len(known & set(headers[mark])), len(headers[mark])))

@@ -57,16 +57,14 @@ def beam_search(
     if not len(catalogue):
         empty = torch.full((batch, beams), -1, dtype=torch.int64, device=device)
         return Beams(empty, torch.full((batch, beams), -torch.inf, device=device))
-    bounds = catalogue.bounds(prefix_BK, 0)
     for level, size in enumerate(catalogue.sizes):
-        if level:
-            step = model.advance(parent_BK, code_BK)
-            bounds = catalogue.bounds(prefix_BK, level)
-        legal = catalogue.legal(bounds, only) & (score_BK > -torch.inf)[..., None]
+        legal = catalogue.legal(catalogue.bounds(prefix_BK, level), only) & (score_BK > -torch.inf)[..., None]
         total = score_BK[..., None] + _log_probabilities(step, legal, normalise)
         score_BK, chosen = _best(total.masked_fill(~legal, -torch.inf).flatten(1), beams)
         parent_BK, code_BK = chosen // size, chosen % size
         prefix_BK = prefix_BK.gather(1, parent_BK) + code_BK * catalogue.stride(level)
+        if level + 1 < len(catalogue.sizes):
+            step = model.advance(parent_BK, code_BK)
     position = torch.searchsorted(catalogue.keys, prefix_BK).clamp(max=len(catalogue) - 1)
     items = catalogue.items[position].masked_fill(score_BK == -torch.inf, -1)
     return Beams(items, score_BK)

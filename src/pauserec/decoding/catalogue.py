@@ -51,7 +51,9 @@ class Catalogue:
         """
         numbers = np.arange(len(codes)) if items is None else np.asarray(items)
         if np.prod([float(size) for size in sizes]) >= 2.0**63:
-            raise SemanticIdError(f"codebooks {tuple(sizes)} need keys over 63 bits: use fewer levels or smaller codebooks")
+            raise SemanticIdError(
+                f"codebooks {tuple(sizes)} need keys over 63 bits: use fewer levels or smaller codebooks"
+            )
         if len(codes) and (codes.min() < 0 or (codes >= np.asarray(sizes)).any()):
             raise SemanticIdError(f"a code lies outside its codebook {tuple(sizes)}: the semantic IDs are damaged")
         keys = np.zeros(len(codes), dtype=np.int64)

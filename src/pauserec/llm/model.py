@@ -36,7 +36,9 @@ class RowBlock(nn.Module):
         super().__init__()
         self.first, self.stop = rows.start, rows.stop
         self.rows = nn.Parameter(table[rows.start : rows.stop].detach().clone().float())
-        self.head_rows = nn.Parameter(head[rows.start : rows.stop].detach().clone().float()) if head is not None else None
+        self.head_rows = (
+            nn.Parameter(head[rows.start : rows.stop].detach().clone().float()) if head is not None else None
+        )
 
 
 class LanguageModel(nn.Module):
@@ -174,7 +176,9 @@ def _pretrained(source: str, config: ModelConfig) -> tuple[Any, Any]:
     shape = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     if config.layers is not None:
         if config.layers > shape.num_hidden_layers:
-            raise ModelError(f"model.layers is {config.layers}, but {config.name} has {shape.num_hidden_layers}: lower it")
+            raise ModelError(
+                f"model.layers is {config.layers}, but {config.name} has {shape.num_hidden_layers}: lower it"
+            )
         shape.num_hidden_layers = config.layers
         if getattr(shape, "layer_types", None):
             shape.layer_types = shape.layer_types[: config.layers]

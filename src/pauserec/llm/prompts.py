@@ -111,7 +111,9 @@ class Corpus:
         plain = PlainText(tokenizer)
         codes = vocabulary.item_tokens(ids).tolist()
         self._sid = [[vocabulary.begin, *item_codes, vocabulary.end] for item_codes in codes]
-        self._text = plain.encode([f"{item_text(item, ('title', 'categories')).strip() or 'untitled'}" for item in items])
+        self._text = plain.encode(
+            [f"{item_text(item, ('title', 'categories')).strip() or 'untitled'}" for item in items]
+        )
         self._chose, self._is, self._named, self._line = plain.encode(
             ["One person chose, in this order:\n", " is ", "The item ", "\n"]
         )

@@ -71,7 +71,9 @@ class LLMRecommender:
         for rows in _batches([len(prompt) for prompt in prompts], self.decoding.batch_tokens):
             seen = self.catalogue.filter([histories[row] for row in rows]) if drop_seen else None
             with self._precision():
-                scorer = _TreeScorer(self.model, [prompts[row] for row in rows], beams, self.decoding.normalise == "full")
+                scorer = _TreeScorer(
+                    self.model, [prompts[row] for row in rows], beams, self.decoding.normalise == "full"
+                )
                 found = beam_search(scorer, self.catalogue, beams, normalise=self.decoding.normalise, only=seen)
             items[rows], scores[rows] = found.items[:, :k].cpu().numpy(), found.scores[:, :k].float().cpu().numpy()
         return Ranking(items, scores)

@@ -94,7 +94,9 @@ class TreePass:
         places += [torch.arange(*self._spans[n][1:], device=self.device) for n in self._branched]
         self._order = torch.cat(places).argsort()
         self._masks: dict[tuple[int, int | None], Tensor] = {}
-        self.cache = TreeCache.empty([document.trunk for document in self.documents], self.device) if self.keep else None
+        self.cache = (
+            TreeCache.empty([document.trunk for document in self.documents], self.device) if self.keep else None
+        )
 
     def positions(self) -> Tensor:
         """Position ids, int64 [1, N]."""
@@ -106,8 +108,8 @@ class TreePass:
         for bucket in self._buckets:
             rows = bucket.index.flatten()
             shape = bucket.index.shape
-            padded = [x[0].index_select(1, rows).unflatten(1, shape).transpose(0, 1) for x in (q, k, v)]
-            output = _causal(*padded, scale, window)
+            padded = [x[0].index_select(1, rows).view(x.shape[1], *shape, -1).transpose(0, 1) for x in (q, k, v)]
+            output = _causal(padded[0], padded[1], padded[2], scale, window)
             outputs.append(output.transpose(0, 1).flatten(1, 2).index_select(1, bucket.real))
         for number in self._branched:
             start, middle, stop = self._spans[number]
@@ -200,7 +202,7 @@ class BranchPass:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """As TreePass.attend; the new keys and values join the cache."""
         batch = len(self.cache.lengths)
-        q, k, v = (x[0].unflatten(1, (batch, self.beams)).transpose(0, 1) for x in (q, k, v))
+        q, k, v = (x[0].reshape(x.shape[1], batch, self.beams, -1).transpose(0, 1) for x in (q, k, v))
         keys, values = self.cache.add(layer, k, v)
         if window not in self._masks:
             self._masks[window] = self._mask(window)
@@ -251,9 +253,13 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Meets transformers' attention interface; refuses to run outside a tree pass rather than guess a mask."""
     if tree is None:
-        raise ModelError("this model is set up for tree passes: load it with attn_implementation='sdpa' to use it directly")
+        raise ModelError(
+            "this model is set up for tree passes: load it with attn_implementation='sdpa' to use it directly"
+        )
     if softcap is not None:
-        raise ModelError("models with soft-capped attention logits (Gemma 2) are not supported: choose another backbone")
+        raise ModelError(
+            "models with soft-capped attention logits (Gemma 2) are not supported: choose another backbone"
+        )
     output = tree.attend(int(module.layer_idx), query, key, value, scaling, sliding_window)  # type: ignore[arg-type]
     return output.transpose(1, 2).contiguous(), None
 

@@ -113,7 +113,7 @@ class NextItemSamples:
         if self._stage.targets == "last":
             answer, answer_marks = self._continuation(items[window.stop])
             return Sample(*labelled(trunk + answer, marks + answer_marks))
-        labels = np.where(marks[1:] + [False], np.asarray([*trunk[1:], 0]), IGNORE)
+        labels = np.where([*marks[1:], False], np.asarray([*trunk[1:], 0]), IGNORE)
         branches = [Branch(ends[t], *labelled(*self._continuation(items[t]))) for t in window.targets]
         return Sample(np.asarray(trunk, dtype=np.int64), labels, tuple(branches))
 

@@ -74,7 +74,12 @@ def first_pause_row(model: LanguageModel, stage: PausePretrainConfig) -> Tensor:
     """Where the row starts [D]: the mean of some rows plus noise; padding rows of the table never count."""
     vocabulary, table = model.vocabulary, model.table
     text, sid = table[: vocabulary.first_sid], table[vocabulary.first_sid : vocabulary.pause]
-    rows = {"mean": torch.cat([text, sid]), "text_mean": text, "sid_mean": sid, "default": table[vocabulary.pause][None]}
+    rows = {
+        "mean": torch.cat([text, sid]),
+        "text_mean": text,
+        "sid_mean": sid,
+        "default": table[vocabulary.pause][None],
+    }
     chosen = rows[stage.init]
     deviation = (stage.init_noise * table[: vocabulary.pause].var()).sqrt()
     generator = torch.Generator().manual_seed(stage.seed)
