@@ -152,12 +152,12 @@ def check_data(
 ) -> None:
     """Count what is wrong with raw data, and write the unusable rows to a file with the reason of each."""
     from pauserec.config import Recipe
-    from pauserec.data.check import check
+    from pauserec.data.check import check, check_table
 
     paths = {"interactions": str(interactions)} | ({"items": str(items)} if items else {})
     overrides = tuple(entry if entry.startswith("data.") else f"data.{entry}" for entry in set_)
     report = check(Recipe.parse({"name": "check", "data": paths}, overrides).data, quarantine)
-    console.print(report.table())
+    console.print(check_table(report))
 
 
 @assets_app.command("list")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pauserec.config import DataConfig
 from pauserec.data.histories import build_histories
@@ -10,6 +10,9 @@ from pauserec.data.quarantine import Counts, write_quarantine
 from pauserec.data.sources import read_raw
 from pauserec.data.splits import describe
 from pauserec.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,42 @@ def check(config: DataConfig, quarantine: Path) -> CheckReport:
         raise DataError(f"cannot write {quarantine} ({error.strerror}): choose another quarantine file") from None
     items = None if raw.without_text else raw.item_counts
     return CheckReport(raw.counts, items, quarantine, describe(raw, histories))
+
+
+def check_table(report: CheckReport) -> "Table":
+    """The report as a table: one line per file and class, then what is left for training."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", "class", "rows", title="data check")
+    table.columns[2].justify = "right"
+
+    def add(name: str, label: str, number: int) -> None:
+        table.add_row(name, Text(label), f"{number:,}")
+
+    for name, counts in (("interactions", report.interactions), ("items", report.items)):
+        if counts is None:
+            continue
+        add(name, "read", counts.read)
+        add("", "accepted", counts.accepted)
+        for total, label, classes in (
+            (counts.repaired, "repaired", counts.repairs),
+            (counts.quarantined, "quarantined", counts.reasons),
+            (None, "note", counts.notes),
+        ):
+            if total is not None:
+                add("", label, total)
+            for kind, number in sorted(classes.items()):
+                if number:
+                    add("", f"{label}: {kind}" if total is None else f"  {kind}", number)
+        table.add_section()
+    details = report.details
+    add("histories", f"ordered by {details['ordered_by']}; ties", details["ties"])
+    add("", "repeats of an item by a user", details["repeats"])
+    add("", "events outside the k-core", details["outside_core"])
+    add("", "users left out for fewer than 3 events", details["short_users"])
+    for label, key in (("before", "before_core"), ("after", "after_core")):
+        for kind, number in details[key].items():
+            add("", f"{kind} {label} filtering", number)
+    table.caption = Text(f"quarantined rows: {report.quarantine}")
+    return table
