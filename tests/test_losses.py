@@ -18,7 +18,10 @@ def case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_full_softmax_equals_cross_entropy(case: tuple[torch.Tensor, ...]) -> None:
     hidden, table, labels = case
     assert len(hidden) > 2 * losses.CHUNK, "several chunks, the last one short"
-    ours, plain = full_softmax_loss(hidden, labels, Head(table)), cross_entropy(linear(hidden, table), labels, reduction="sum")
+    ours, plain = (
+        full_softmax_loss(hidden, labels, Head(table)),
+        cross_entropy(linear(hidden, table), labels, reduction="sum"),
+    )
     torch.testing.assert_close(ours, plain)
     found = torch.autograd.grad(ours * 0.5, [hidden, table])
     expected = torch.autograd.grad(plain * 0.5, [hidden, table])

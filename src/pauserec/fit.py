@@ -7,7 +7,6 @@ The best weights by validation are kept beside them and are what training ends w
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 import orjson
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -235,7 +235,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             MofNCompleteColumn(),
             TextColumn("{task.fields[loss]}"),
             TimeRemainingColumn(),
-            console=None if sys.stderr.isatty() else _quiet(),
+            console=Console(stderr=True),
         )
         self._task = self._bar.add_task(f"{settings.name:<16}", total=steps, completed=resume_step, loss="")
 
@@ -286,10 +286,3 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def _since_best(self) -> int:
         scores = [score[METRIC] for score in self._scores]
         return len(scores) - 1 - scores.index(max(scores))
-
-
-def _quiet() -> Any:
-    """A console that prints one line per finished bar when stderr is no terminal."""
-    from rich.console import Console
-
-    return Console(stderr=True)

@@ -19,6 +19,13 @@ class Head:
     rows: Tensor | None = None
     first: int = 0
 
+    def part(self, only: slice) -> "Head":
+        """The rows of a slice as a head of their own: cut once, a table's gradient is filled once."""
+        if self.rows is None:
+            return Head(self.table[only])
+        table = torch.cat([self.table[: self.first], self.rows, self.table[self.first + len(self.rows) :]])
+        return Head(table[only])
+
     def logits(self, hidden: Tensor, only: slice | None = None) -> Tensor:
         """[..., D] -> [..., rows], of all rows or of a slice of them."""
         start, stop, _ = (only or slice(None)).indices(len(self.table))
@@ -46,10 +53,12 @@ def codebook_softmax_loss(hidden: Tensor, labels: Tensor, levels: list[slice], h
     hidden [M, D], labels int64 [M] (token rows); levels: the rows of each level.
     """
     total = hidden.new_zeros((), dtype=torch.float32)
+    start = min(rows.start for rows in levels)
+    codes = head.part(slice(start, max(rows.stop for rows in levels)))
     for rows in levels:
         chosen = ((labels >= rows.start) & (labels < rows.stop)).nonzero()[:, 0]
         if len(chosen):
-            scores = head.logits(hidden[chosen], rows).float()
+            scores = codes.logits(hidden[chosen], slice(rows.start - start, rows.stop - start)).float()
             total = total + cross_entropy(scores, labels[chosen] - rows.start, reduction="sum")
     return total
 

@@ -20,7 +20,7 @@ from pauserec.config import (
 )
 from pauserec.data.splits import load_dataset
 from pauserec.evaluation.evaluate import Result, evaluate
-from pauserec.evaluation.ranks import write_ranks
+from pauserec.evaluation.ranks import SCHEMA, write_ranks
 from pauserec.evaluation.table import TableRow
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
@@ -144,8 +144,8 @@ def one_split(name: str, recommender: Recommender, dataset: Dataset, ranking: Ra
 
 
 def _write(name: str, results: dict[Split, Result], dataset: Dataset, out: Path) -> None:
-    metrics = {split: result.metrics for split, result in results.items()}
-    content = {**metrics, "decoding": results["test"].decoding}
+    metrics: dict[str, Any] = {split: result.metrics for split, result in results.items()}
+    content: dict[str, Any] = {**metrics, "decoding": results["test"].decoding}
     write_atomically(out / METRICS, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
     by_model: dict[str, dict[Split, Result]] = {name: results}
     write_ranks(out / RANKS, by_model, dataset)
@@ -171,9 +171,10 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
         "stages": stages,
         "steps": {name: step.fingerprint for name, step in steps.items()},
     }
-    ranks = pl.concat([pl.read_parquet(step.path / RANKS) for step in tested.values()])
-    ranks.write_parquet(run.path / f".{RANKS}.tmp")
-    (run.path / f".{RANKS}.tmp").replace(run.path / RANKS)
+    tables = [pl.read_parquet(step.path / RANKS) for step in tested.values()]
+    temporary = run.path / f".{RANKS}.tmp"
+    pl.concat([pl.DataFrame(schema=SCHEMA), *tables]).write_parquet(temporary)
+    temporary.replace(run.path / RANKS)
     write_atomically(run.path / RESULT, orjson.dumps(content, option=orjson.OPT_INDENT_2))
     return content
 

@@ -25,7 +25,7 @@ def test_recbole_atomic_files(tmp_path: Path) -> None:
 def test_amazon_2014_with_metadata_as_python_literals(tmp_path: Path) -> None:
     review = {"reviewerID": "A1", "asin": "0001", "unixReviewTime": 1368000000, "reviewText": "good"}
     (tmp_path / "reviews_Beauty.json").write_text(json.dumps(review) + "\n")
-    meta = {"asin": "0001", "title": "Bath &amp; Body's \"best\"", "categories": [["Beauty", "Bath"], ["Gifts"]]}
+    meta = {"asin": "0001", "title": 'Bath &amp; Body\'s "best"', "categories": [["Beauty", "Bath"], ["Gifts"]]}
     (tmp_path / "meta_Beauty.json").write_text(f"{meta!r}\n__import__('os')\n{{'asin': exit()}}\n")
     raw = read_raw(DataConfig(source=str(tmp_path)))
     assert raw.items["0001"].title == 'Bath & Body\'s "best"'

@@ -158,7 +158,9 @@ def test_ids_of_other_types(tmp_path: Path, value: Any) -> None:
 def test_bad_and_truncated_json_lines(tmp_path: Path) -> None:
     raw = read(tmp_path, lines(event(), '{"user_id": "u", "item', "[1, 2]", "", event(item="b"), "[" * 100_000))
     assert reasons(raw) == [
-        (2, "bad or truncated JSON"), (3, "JSON line is not an object"), (6, "bad or truncated JSON")
+        (2, "bad or truncated JSON"),
+        (3, "JSON line is not an object"),
+        (6, "bad or truncated JSON"),
     ]
     assert raw.counts.read == 5
 

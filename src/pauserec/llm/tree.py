@@ -62,13 +62,33 @@ class Document:
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Trunks of similar length, run as one padded causal batch: padding comes last, so no real token sees it.
+    """Parts of similar documents, run as one padded batch. Padding of queries is thrown away, padding of keys never seen.
 
-    index: int64 [b, L], the flat position of each trunk token (0 where padded). real: flat places of true tokens in [b * L].
+    queries, keys: int64 [b, L] and [b, n], flat positions (padded with a real one). real: places of true queries in [b * L].
+    masks: per window bool [b, 1, L, n]; None for trunks, which are causal: their padding comes last.
     """
 
-    index: Tensor
+    queries: Tensor
+    keys: Tensor
     real: Tensor
+    documents: tuple[Document, ...] = ()
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        """Attention output [H, real queries, D] from flat q [H, N, D] and k, v [G, N, D]."""
+        q, k, v = _take(q, self.queries), _take(k, self.keys), _take(v, self.keys)
+        output = _attend(q, k, v, scale, self._mask(window)) if self.documents else _causal(q, k, v, scale, window)
+        return output.transpose(0, 1).flatten(1, 2).index_select(1, self.real)
+
+    def _mask(self, window: int | None) -> Tensor:
+        if window not in self.masks:
+            mask = torch.zeros(*self.queries.shape, self.keys.shape[1], dtype=torch.bool)
+            mask[:, :, 0] = True
+            for row, document in enumerate(self.documents):
+                own = document.branch_mask(window)
+                mask[row, : own.shape[0], : own.shape[1]] = own
+            self.masks[window] = mask[:, None].to(self.queries.device)
+        return self.masks[window]
 
 
 @dataclass
@@ -84,19 +104,13 @@ class TreePass:
 
     def __post_init__(self) -> None:
         starts = torch.tensor([0, *(document.length for document in self.documents)]).cumsum(0).tolist()
-        self._spans = [
-            (start, start + document.trunk, stop)
-            for document, start, stop in zip(self.documents, starts[:-1], starts[1:], strict=True)
-        ]
-        self._buckets = [self._bucket(rows) for rows in _similar([document.trunk for document in self.documents])]
-        self._branched = [n for n, document in enumerate(self.documents) if document.branches]
-        places = [bucket.index.flatten()[bucket.real] for bucket in self._buckets]
-        places += [torch.arange(*self._spans[n][1:], device=self.device) for n in self._branched]
-        self._order = torch.cat(places).argsort()
-        self._masks: dict[tuple[int, int | None], Tensor] = {}
-        self.cache = (
-            TreeCache.empty([document.trunk for document in self.documents], self.device) if self.keep else None
-        )
+        self._starts = starts[:-1]
+        trunks = [document.trunk for document in self.documents]
+        branched = [row for row, document in enumerate(self.documents) if document.branches]
+        self._buckets = [self._trunks(rows) for rows in _similar(list(range(len(trunks))), trunks)]
+        self._buckets += [self._branches(rows) for rows in _similar(branched, [d.length for d in self.documents])]
+        self._order = torch.cat([bucket.queries.flatten()[bucket.real] for bucket in self._buckets]).argsort()
+        self.cache = TreeCache.empty(trunks, self.device) if self.keep else None
 
     def positions(self) -> Tensor:
         """Position ids, int64 [1, N]."""
@@ -104,46 +118,50 @@ class TreePass:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D]."""
-        outputs = []
-        for bucket in self._buckets:
-            rows = bucket.index.flatten()
-            shape = bucket.index.shape
-            padded = [x[0].index_select(1, rows).view(x.shape[1], *shape, -1).transpose(0, 1) for x in (q, k, v)]
-            output = _causal(padded[0], padded[1], padded[2], scale, window)
-            outputs.append(output.transpose(0, 1).flatten(1, 2).index_select(1, bucket.real))
-        for number in self._branched:
-            start, middle, stop = self._spans[number]
-            mask = self._mask(number, window)
-            output = _attend(q[:, :, middle:stop], k[:, :, start:stop], v[:, :, start:stop], scale, mask[None, None])
-            outputs.append(output[0])
+        q, k, v = _lower(q), _lower(k), _lower(v)
+        outputs = [bucket.attend(q[0], k[0], v[0], scale, window) for bucket in self._buckets]
         if self.cache is not None:
-            self.cache.store(layer, k, v, [start for start, _, _ in self._spans])
+            self.cache.store(layer, k, v, self._starts)
         return torch.cat(outputs, dim=1).index_select(1, self._order)[None]
 
-    def _bucket(self, rows: list[int]) -> _Bucket:
-        lengths = torch.tensor([self.documents[row].trunk for row in rows])
+    def _trunks(self, rows: list[int]) -> _Bucket:
+        index, real = self._padded([(self._starts[row], self.documents[row].trunk) for row in rows])
+        return _Bucket(index, index, real)
+
+    def _branches(self, rows: list[int]) -> _Bucket:
+        documents = tuple(self.documents[row] for row in rows)
+        keys, _ = self._padded([(self._starts[row], self.documents[row].length) for row in rows])
+        queries, real = self._padded(
+            [
+                (self._starts[row] + self.documents[row].trunk, d.length - d.trunk)
+                for row, d in zip(rows, documents, strict=True)
+            ]
+        )
+        return _Bucket(queries, keys, real, documents)
+
+    def _padded(self, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Flat positions of (start, length) spans, padded to the longest with each span's start; places of the true ones."""
+        starts, lengths = torch.tensor(spans).T
         places = torch.arange(int(lengths.max()))
         real = places < lengths[:, None]
-        index = torch.tensor([self._spans[row][0] for row in rows])[:, None] + places
-        index = index.masked_fill(~real, 0)
-        return _Bucket(index.to(self.device), real.flatten().nonzero()[:, 0].to(self.device))
-
-    def _mask(self, number: int, window: int | None) -> Tensor:
-        key = (number, window)
-        if key not in self._masks:
-            self._masks[key] = self.documents[number].branch_mask(window).to(self.device)
-        return self._masks[key]
+        index = starts[:, None] + places * real
+        return index.to(self.device), real.flatten().nonzero()[:, 0].to(self.device)
 
 
-def _similar(lengths: Sequence[int]) -> list[list[int]]:
+def _similar(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
     """Rows grouped so that padding a group to its longest wastes little."""
     groups: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+    for row in sorted(rows, key=lambda row: lengths[row]):
         if groups and lengths[row] <= 1.2 * lengths[groups[-1][0]] + 8:
             groups[-1].append(row)
         else:
             groups.append([row])
     return groups
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """[H, N, D] at flat positions [b, L] -> [b, H, L, D]."""
+    return x.index_select(1, index.flatten()).view(len(x), *index.shape, -1).transpose(0, 1)
 
 
 @dataclass
@@ -202,7 +220,7 @@ class BranchPass:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """As TreePass.attend; the new keys and values join the cache."""
         batch = len(self.cache.lengths)
-        q, k, v = (x[0].reshape(x.shape[1], batch, self.beams, -1).transpose(0, 1) for x in (q, k, v))
+        q, k, v = (_lower(x)[0].reshape(x.shape[1], batch, self.beams, -1).transpose(0, 1) for x in (q, k, v))
         keys, values = self.cache.add(layer, k, v)
         if window not in self._masks:
             self._masks[window] = self._mask(window)
@@ -226,16 +244,42 @@ class BranchPass:
         return torch.cat([seen[:, None].expand(-1, beams, -1), *steps], dim=-1)
 
 
+def _lower(x: Tensor) -> Tensor:
+    """In the precision of autocast, where that is on: rotary embedding leaves queries and keys in float32."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-    if window is None or window >= q.shape[2]:
+    length = q.shape[2]
+    plain = window is None or window >= length
+    if plain and not _by_products(q, k):
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    back = torch.arange(q.shape[2], device=q.device)
-    distance = back[:, None] - back
-    return _attend(q, k, v, scale, (distance >= 0) & (distance < window))
+    place = torch.arange(length, device=q.device)
+    distance = place[:, None] - place
+    mask = distance >= 0 if plain or window is None else (distance >= 0) & (distance < window)
+    return _attend(q, k, v, scale, mask[None, None])
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    """mask: bool [b or 1, 1, L, n], true where a query may look."""
+    if not _by_products(q, k):
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    batch, heads, length, width = q.shape
+    groups, n = k.shape[1], k.shape[2]
+    with torch.autocast(q.device.type, enabled=False):
+        scores = (q * scale).reshape(batch * groups, -1, width) @ k.reshape(batch * groups, n, width).transpose(1, 2)
+        shaped = scores.view(batch, heads, length, n).masked_fill(~mask, -torch.inf)
+        weights = shaped.softmax(-1).view(batch * groups, -1, n)
+        return (weights @ v.reshape(batch * groups, n, width)).view(batch, heads, length, width)
+
+
+def _by_products(q: Tensor, k: Tensor) -> bool:
+    """Whether plain matrix products beat the fused kernel: on a CPU its backward pass takes twice as long in bfloat16."""
+    small = q.shape[2] * k.shape[2] <= 512 * 1024
+    return (
+        q.device.type == "cpu" and q.dtype == torch.bfloat16 and small and torch.is_grad_enabled() and q.requires_grad
+    )
 
 
 def _attention(
