@@ -1,0 +1,56 @@
+"""`pauserec data check` as a user sees it: the counts add up, the faulty rows are in the file, errors are one line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+EVENTS = [f"u{user},i{item},{1_700_000_000 + 10 * user + item}" for user in range(5) for item in range(5)]
+
+
+def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pauserec", "data", "check", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("check")
+    faults = ["u0,i9,1700000500", "u1,i1,-5", " u2 ,i2,1700000600"]
+    (folder / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *EVENTS, *faults]))
+    (folder / "items.csv").write_text("\n".join(["item_id,title", *(f"i{n},[red]t{n}[/]" for n in range(5))]))
+    return folder, check(folder, "--interactions", "events.csv", "--items", "items.csv")
+
+
+def rows(text: str) -> dict[str, int]:
+    """The last number printed for each class."""
+    return {label.strip(): int(number) for label, number in re.findall(r"│[^│]*│([^│]+)│\s*(\d+)\s*│", text)}
+
+
+def test_counts_add_up_class_by_class(printed) -> None:
+    _, done = printed
+    assert done.returncode == 0
+    interactions = rows(done.stdout.partition("├")[0])
+    assert interactions["read"] == 28
+    assert interactions["accepted"] + interactions["repaired"] + interactions["quarantined"] == 28
+    assert interactions["unknown item"] == interactions["negative timestamp"] == interactions["id trimmed"] == 1
+    assert rows(done.stdout)["interactions after filtering"] == 25
+
+
+def test_the_quarantine_file_has_line_and_reason(printed) -> None:
+    folder, _ = printed
+    lines = [orjson.loads(line) for line in (folder / "quarantine.jsonl").read_bytes().splitlines()]
+    assert [(line["line"], line["reason"]) for line in lines] == [(27, "unknown item"), (28, "negative timestamp")]
+
+
+def test_an_unusable_file_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text("a,b\n1,2\n")
+    for arguments in (("--interactions", "events.csv"), ("--interactions", "none.csv")):
+        done = check(tmp_path, *arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]
