@@ -212,6 +212,8 @@ class _NextItem(_Training):
     """With targets = "all": a longer history is cut into windows that share this part of their items."""
     softmax: Literal["full", "codebook"] = "full"
     """Normalise the loss over the whole vocabulary, or over the codes of the target's level."""
+    text_rows: Literal["train", "freeze"] = "train"
+    """Full fine-tuning, or all but the rows of ordinary text tokens in the tables (much less to update in a small model)."""
     loss_on_end: bool = False
     """Loss also on begin/end tokens and the end of the turn (they are forced in decoding)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)

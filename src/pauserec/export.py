@@ -183,7 +183,11 @@ def _card(
     )
 
 
-_NORMALISERS = {"full": "the whole vocabulary", "codebook": "the codes of the level", "legal": "the legal codes"}
+_NORMALISERS = {
+    "full": "the vocabulary, padding rows left out",
+    "codebook": "the codes of the level",
+    "legal": "the legal codes",
+}
 
 
 def _results(test: ModelTest, content: Mapping[str, Any]) -> Sequence[str]:

@@ -19,23 +19,28 @@ class Head:
     rows: Tensor | None = None
     first: int = 0
 
-    def part(self, only: slice) -> "Head":
-        """The rows of a slice as a head of their own: cut once, a table's gradient is filled once."""
+    def pieces(self, only: slice | None = None) -> list[Tensor]:
+        """The rows of a slice (all if None), in order: frozen ones before, trained ones, frozen ones after."""
+        start, stop, _ = (only or slice(None)).indices(len(self.table))
         if self.rows is None:
-            return Head(self.table[only])
-        table = torch.cat([self.table[: self.first], self.rows, self.table[self.first + len(self.rows) :]])
-        return Head(table[only])
+            return [self.table[start:stop]]
+        low, high = self.first, self.first + len(self.rows)
+        spans = [
+            self.table[start : min(low, stop)],
+            self.rows[max(start - low, 0) : max(stop - low, 0)],
+            self.table[max(high, start) : stop],
+        ]
+        return [span for span in spans if len(span)]
+
+    def part(self, only: slice) -> "Head":
+        """The rows of a slice as a head of their own: cut once, so a table's gradient is filled once."""
+        pieces = self.pieces(only)
+        return Head(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
 
     def logits(self, hidden: Tensor, only: slice | None = None) -> Tensor:
         """[..., D] -> [..., rows], of all rows or of a slice of them."""
-        start, stop, _ = (only or slice(None)).indices(len(self.table))
-        if self.rows is None:
-            return linear(hidden, self.table[start:stop])
-        low, high = min(max(start, self.first), stop), max(min(stop, self.first + len(self.rows)), start)
-        if low >= high:
-            return linear(hidden, self.table[start:stop])
-        pieces = [self.table[start:low], self.rows[low - self.first : high - self.first], self.table[high:stop]]
-        return torch.cat([linear(hidden, piece.to(hidden.dtype)) for piece in pieces if len(piece)], dim=-1)
+        scores = [linear(hidden, piece.to(hidden.dtype)) for piece in self.pieces(only)]
+        return scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
 
 
 def full_softmax_loss(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:

@@ -187,10 +187,8 @@ def _delimited_rows(table: Table, places: Sequence[int]) -> Iterator[Row]:
             continue
         if "\0" in text:
             text, repair = text.replace("\0", ""), "NUL removed"
-        if table.quoted and '"' in text:
-            fields = _quoted_record(text, lines, table.delimiter)
-        else:
-            fields = text.split(table.delimiter)
+        quoted = table.quoted and '"' in text
+        fields = _quoted_record(text, lines, table.delimiter) if quoted else text.split(table.delimiter)
         if fields is None:
             yield Row(line.number, line.raw, problem="bad quoting")
         elif len(fields) != width:

@@ -96,10 +96,12 @@ class LanguageModel(nn.Module):
         """Where the weights lie."""
         return self.table.device
 
-    def train_rows(self, rows: range) -> None:
-        """Freeze everything but these rows."""
-        self.hf.requires_grad_(False)
+    def train_rows(self, rows: range, *, backbone: bool = False) -> None:
+        """Of the tables, train these rows only; with `backbone`, everything that is no table trains too."""
         tied = self.head.data_ptr() == self.table.data_ptr()
+        self.hf.requires_grad_(backbone)
+        self.table.requires_grad_(False)
+        self.head.requires_grad_(False)
         self.block = RowBlock(self.table, None if tied else self.head, rows)
 
     def merge_rows(self) -> None:

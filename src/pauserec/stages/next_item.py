@@ -141,6 +141,8 @@ def train_next_item(
     prompts = Prompts(model.tokenizer, model.vocabulary, ids, dataset.items, job.prompt, form)
     seen_by_training = -2 if stage.final_fit == "train" else -1
     samples = NextItemSamples(job, prompts, [sequence[:seen_by_training] for sequence in dataset.sequences])
+    if stage.text_rows == "freeze":
+        model.train_rows(range(model.vocabulary.first_sid, model.vocabulary.used), backbone=True)
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, stage.softmax, stage.dropout)
     recommender = LLMRecommender(model, prompts, ids, job.decoding, autocast=bfloat16)
