@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pauserec.config import Recipe, shipped_recipes
+from pauserec.config import CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, SftConfig, shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -95,3 +95,18 @@ def test_every_test_that_the_promises_name_exists() -> None:
             file = path or file
             assert file is not None, row
             assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "pages"),
+    [
+        (CptConfig, ["cpt"]),
+        (SftConfig, ["sft", "cpt"]),
+        (PausePretrainConfig, ["pause_pretrain", "cpt"]),
+        (ImplicitSftConfig, ["implicit_sft", "sft", "cpt"]),
+    ],
+)
+def test_every_setting_of_a_stage_stands_on_its_page(settings, pages: list[str]) -> None:
+    text = "".join((ROOT / f"docs/stages/{page}.md").read_text(encoding="utf-8") for page in pages)
+    missing = [name for name in settings.model_fields if name not in {"name", "kind"} and f"`{name}`" not in text]
+    assert not missing

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pauserec.config import Recipe
@@ -26,8 +26,9 @@ HOSTILE = "</code>\n    ```<script>alert(1)</script> [x](javascript:1) <pause><|
 RECIPE = {
     "name": "tiny",
     "model": {"name": "somewhere/llama"},
-    "stages": [{"name": "cpt", "kind": "cpt"}, {"name": "sft", "kind": "sft"}],
-    "evaluation": {"models": [{"name": "sft | <b>x</b>", "stage": "sft"}]},
+    "stages": [{"name": kind, "kind": kind} for kind in ("cpt", "sft", "pause_pretrain", "implicit_sft")],
+    "prompt": {"text_tokens": 200},
+    "evaluation": {"models": [{"name": "mine | <b>x</b>", "stage": "implicit_sft"}]},
 }
 
 
@@ -52,9 +53,10 @@ def run_folder(tmp_path_factory) -> Path:
         Codebooks((np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32))).save(out)
 
     def checkpoint(out: Path) -> None:
-        words = {character: n for n, character in enumerate(sorted(map(chr, range(32, 127))))} | {"[UNK]": 95}
+        words = {character: n for n, character in enumerate(["\n", *map(chr, range(32, 127))])} | {"[UNK]": 96}
         backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
         backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+        backend.decoder = decoders.Fuse()
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
         vocabulary = grow_tokenizer(tokenizer, ids)
         torch.manual_seed(0)
@@ -68,13 +70,13 @@ def run_folder(tmp_path_factory) -> Path:
         )
         LanguageModel(LlamaForCausalLM(shape), tokenizer, vocabulary).save(out)
 
-    for name, files in (("dataset", dataset), ("semantic_ids", semantic_ids), ("sft", checkpoint)):
+    for name, files in (("dataset", dataset), ("semantic_ids", semantic_ids), ("implicit_sft", checkpoint)):
         finish(run, name, files)
     metrics = {"hit@5": 0.25, "hit@10": 0.5, "ndcg@5": 0.125, "ndcg@10": 0.2, "users": 1}
     result = {
         "seen": "drop",
         "data": {"fingerprint": "f00d", "users": 1, "items": 3, "interactions": 3},
-        "models": {"sft | <b>x</b>": {"validation": metrics, "test": metrics}},
+        "models": {"mine | <b>x</b>": {"validation": metrics, "test": metrics}},
     }
     (path / "result.json").write_bytes(orjson.dumps(result))
     return path
@@ -91,7 +93,7 @@ def test_any_hugging_face_tool_can_read_it(exported: Path, run_folder: Path) -> 
     assert tokenizer("<s_a_1>", add_special_tokens=False)["input_ids"] == [tokenizer.convert_tokens_to_ids("<s_a_1>")]
     logits = model(torch.tensor([[1, 2, 3]])).logits
     assert logits.shape == (1, 3, 128)
-    original = AutoModelForCausalLM.from_pretrained(run_folder / "sft")
+    original = AutoModelForCausalLM.from_pretrained(run_folder / "implicit_sft")
     assert torch.equal(logits, original(torch.tensor([[1, 2, 3]])).logits)
 
 
@@ -114,6 +116,10 @@ def test_the_card_tells_of_the_model_and_hostile_text_stays_text(exported: Path)
     page = MarkdownIt().enable("table").render(card.split("---\n", 2)[2])
     for told in ("somewhere/llama", "f00d", "0.2500", "2 x 2", "20 beams", "seen items dropped"):
         assert told in page
+    assert "<pause>" * 5 not in page, "escaped"
+    assert "&lt;pause&gt;" * 5 in page
+    assert "alert(1)" in page, "the hostile title stands in the example prompt"
+    assert page.count("<pre>") == 1
     assert "<b>" not in page
     assert "<script" not in page
     assert 'javascript:1"' not in page
@@ -137,7 +143,7 @@ def test_an_empty_folder_is_filled(run_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_is_chosen_by_its_row(run_folder: Path, tmp_path: Path) -> None:
-    export_run(run_folder, tmp_path / "named", model="sft | <b>x</b>")
+    export_run(run_folder, tmp_path / "named", model="mine | <b>x</b>")
     with pytest.raises(RunError, match="has no model 'other'"):
         export_run(run_folder, tmp_path / "other", model="other")
     assert [path.name for path in tmp_path.iterdir()] == ["named"]
