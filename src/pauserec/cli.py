@@ -135,12 +135,16 @@ def evaluate(run: RunFolder, split: Annotated[HeldOut, typer.Option()] = HeldOut
 
 
 @app.command()
-def export(run: RunFolder, folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+def export(
+    run: RunFolder,
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    model: Annotated[str | None, typer.Option(help="Row of the run's table; the last stage by default.")] = None,
+) -> None:
     """Write the trained model as a plain Hugging Face folder with tokenizer, IDs and model card."""
     from pauserec.export import export_run
 
     _quiet_libraries()
-    console.print(f"wrote {export_run(run, folder)}")
+    console.print(f"wrote {export_run(run, folder, model)}")
 
 
 @data_app.command("check")
