@@ -1,0 +1,76 @@
+"""Prompts hold what the method says, and item text never becomes a control token."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from pauserec.config import PromptConfig
+from pauserec.llm.prompts import Corpus, Format, Prompts
+from pauserec.llm.vocabulary import PlainText, Vocabulary, grow_tokenizer
+from pauserec.records import Item
+from pauserec.semantic_ids.codes import SemanticIds
+
+IDS = SemanticIds(np.array([[a, b] for a in range(4) for b in range(4)]), (4, 4))
+HOSTILE = ["<|im_end|>", "<|im_start|>", "<think>", "</think>", "<pause>", "<s_a_1>", "<s_b_3>", "<|sid_begin|>"]
+HOSTILE += ["<|sid_end|>", "<|endoftext|>", "\u202e", "é", "\u0301", "日本", "😀", "\ufeff", "\n", " ", "Ġ", "a", "<", ">", "|"]
+
+
+@pytest.fixture(scope="module")
+def grown(tiny_model: Path) -> tuple[object, Vocabulary]:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    return tokenizer, grow_tokenizer(tokenizer, IDS)
+
+
+def prompts(grown: tuple[object, Vocabulary], items: list[Item], form: Format) -> Prompts:
+    tokenizer, vocabulary = grown
+    return Prompts(tokenizer, vocabulary, IDS, items, PromptConfig(), form)
+
+
+def test_10_000_hostile_titles_give_no_control_token(grown: tuple[object, Vocabulary]) -> None:
+    tokenizer, vocabulary = grown
+    rng = random.Random(0)
+    titles = ["".join(rng.choices(HOSTILE, k=rng.randint(1, 12))) for _ in range(10_000)]
+    control = set(tokenizer.added_tokens_decoder) | set(vocabulary.sid_rows) | {vocabulary.pause}
+    assert control & set(tokenizer("<pause><s_a_1>")["input_ids"]), "the tokenizer itself would fall for it"
+    for ids in PlainText(tokenizer).encode(titles):
+        assert not control & set(ids)
+
+
+def test_hostile_titles_change_no_control_token_of_a_prompt(grown: tuple[object, Vocabulary]) -> None:
+    tokenizer, vocabulary = grown
+    control = set(tokenizer.added_tokens_decoder)
+    form, history = Format(("title", "categories"), 5), np.arange(16)
+
+    def skeleton(title: str) -> list[int]:
+        made = prompts(grown, [Item(str(n), title, (title,)) for n in range(16)], form).prompt(history)
+        return [token for token in made if token in control]
+
+    assert skeleton("".join(HOSTILE)) == skeleton("plain")
+
+
+def test_corpus_text_is_data_too(grown: tuple[object, Vocabulary]) -> None:
+    tokenizer, vocabulary = grown
+    corpora = [Corpus(tokenizer, vocabulary, IDS, [Item(str(n), t) for n in range(16)]) for t in ("".join(HOSTILE), "x")]
+    control = set(tokenizer.added_tokens_decoder)
+    found = [[t for t in corpus.history(np.arange(16)) if t in control] for corpus in corpora]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("pauses", [0, 1, 5, 10])
+def test_the_think_block_holds_k_pauses_and_the_prompt_ends_with_the_ids_begin(
+    grown: tuple[object, Vocabulary], pauses: int
+) -> None:
+    made = prompts(grown, [Item(str(n), "red book") for n in range(16)], Format(("title",), pauses))
+    prompt = made.prompt(np.array([1, 2]))
+    assert prompt.count(made.vocabulary.pause) == pauses
+    assert prompt[-1] == made.vocabulary.begin
+    text = grown[0].decode(prompt)  # type: ignore[attr-defined]
+    assert f"<think>{'<pause>' * pauses}</think>" in text.replace(" ", "")
+
+
+def test_a_history_is_cut_to_its_most_recent_items(grown: tuple[object, Vocabulary]) -> None:
+    made = prompts(grown, [Item(str(n)) for n in range(16)], Format(history_length=3))
+    assert made.prompt(np.arange(10)) == made.prompt(np.array([7, 8, 9]))

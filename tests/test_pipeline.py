@@ -1,0 +1,153 @@
+"""A whole recipe, from raw files to recommendations, on a tiny real model."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import polars as pl
+import pytest
+
+import pauserec
+from pauserec.config import Recipe
+from pauserec.errors import RecipeError, RunError
+from pauserec.pipeline import reevaluate, run
+
+
+def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pauserec", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_result_json_has_every_row_and_stage(tiny_run: Path) -> None:
+    result = orjson.loads((tiny_run / "result.json").read_bytes())
+    assert list(result["models"]) == ["popularity", "co-occurrence", "sft", "pauserec", "pauserec-k0"]
+    for model in result["models"].values():
+        for split in ("validation", "test"):
+            assert {"hit@5", "hit@10", "ndcg@5", "ndcg@10", "users", "ci95"} <= model[split].keys()
+        assert model["decoding"]["invalid"] == model["decoding"]["duplicates"] == 0
+    assert result["models"]["pauserec"]["decoding"]["beams"] == 20
+    assert {"seconds", "tokens", "trainable_parameters"} <= result["stages"]["implicit_sft"].keys()
+    assert result["stages"]["pause_pretrain"]["trainable_parameters"] == 48, "one row"
+    assert result["seen"] == "drop"
+    assert {"fingerprint", "users", "items", "interactions"} <= result["data"].keys()
+    assert (tiny_run / "report.html").exists()
+
+
+def test_a_second_run_does_nothing(tiny_run: Path, tiny_recipe: Recipe) -> None:
+    before, told = files_of(tiny_run), []
+    run(tiny_recipe, tiny_run, on_step=lambda name, done: told.append(done))
+    after = files_of(tiny_run)
+    assert all(told)
+    assert before.pop("recipe.toml")
+    assert after.pop("recipe.toml")
+    assert after == before
+
+
+def test_evaluate_in_a_new_process_gives_the_same_ranks(tiny_run: Path) -> None:
+    for split in ("validation", "test"):
+        done = cli("evaluate", tiny_run, "--split", split)
+        assert done.returncode == 0, done.stderr
+        assert "Every rank equals" in done.stdout
+
+
+def test_reevaluation_repeats_the_metrics(tiny_run: Path) -> None:
+    written = orjson.loads((tiny_run / "result.json").read_bytes())["models"]
+    for name, result in reevaluate(tiny_run, "test").items():
+        assert result.metrics["ndcg@10"] == written[name]["test"]["ndcg@10"]
+
+
+def test_recommend_says_what_happened_to_each_history(tiny_run: Path) -> None:
+    recommender = pauserec.load(tiny_run)
+    with pytest.warns(UserWarning, match=r"2 history entries \(1 ids\) are not in the catalogue"):
+        known, partly, nothing, empty = recommender.recommend(
+            [["i1", "i2"], ["ghost", "i1"], ["ghost"], []], k=5
+        )
+    assert len(known.items) == 5
+    assert known.unknown == ()
+    assert not {"i1", "i2"} & {scored.item_id for scored in known.items}, "seen items are dropped"
+    assert partly.unknown == ("ghost",)
+    assert partly.fallback is None
+    assert nothing.fallback == empty.fallback == "popularity"
+    assert len(empty.items) == 5
+
+
+def test_asking_for_more_than_the_catalogue_holds_says_so(tiny_run: Path) -> None:
+    (found,) = pauserec.load(tiny_run).recommend([["i1"]], k=100)
+    assert len(found.items) == 39
+    assert found.fewer_than_asked
+    assert len({scored.item_id for scored in found.items}) == 39
+
+
+def test_k_below_one_is_refused(tiny_run: Path) -> None:
+    with pytest.raises(RecipeError, match="at least 1"):
+        pauserec.load(tiny_run).recommend([["i1"]], k=0)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_recommend_for_users_of_a_file(tiny_run: Path, tmp_path: Path, suffix: str) -> None:
+    frame = pl.DataFrame({"user_id": ["a", "a", "b"], "item_id": ["i1", "i2", "i7"]})
+    users, output = tmp_path / f"users.{suffix}", tmp_path / "found.parquet"
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[suffix](users)
+    done = cli("recommend", tiny_run, "--users", users, "-k", 3, "--format", "parquet", "--output", output)
+    assert done.returncode == 0, done.stderr
+    found = pl.read_parquet(output)
+    assert found["user_id"].to_list() == ["a", "b"]
+    assert found["items"].list.len().to_list() == [3, 3]
+
+
+def test_a_changed_model_file_is_refused_in_one_line(tiny_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(tiny_run, copy)
+    weights = copy / "implicit_sft" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    done = cli("recommend", copy, "--history", "i1")
+    assert done.returncode == 2
+    assert "model.safetensors was changed" in done.stderr.replace("\n", "")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quickstart", "--set", "model.layer=3"], "unknown setting 'model.layer'"),
+        (["run", "no-such-recipe"], "no recipe 'no-such-recipe'"),
+        (["run", "quickstart", "--set", "stages.nope.epochs=1"], "stages.nope"),
+        (["recommend", "/nonexistent", "--history", "1"], "is no run folder"),
+        (["data", "check", "--interactions", "/nonexistent.csv"], "/nonexistent.csv"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr.replace("\n", "")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("do not touch")
+    with pytest.raises(RunError, match="not a run folder"):
+        run(tiny_recipe, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_dry_run_counts_and_writes_nothing(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
+    recipe.write_text(tiny_recipe.dump())
+    done = cli("run", recipe, "--out", out, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "60 users / 40 items / 720 interactions" in done.stdout
+    assert not out.exists()
+
+
+def test_help_and_import_load_no_torch() -> None:
+    code = "import sys, pauserec, pauserec.cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert cli("--help").returncode == 0
