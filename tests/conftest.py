@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pauserec.config import Recipe
 
-WORDS = "red blue green small large old new film book song about the of night day river stone bird king queen".split()
+TEXT = "red blue green small large old new film book song about the of night day river stone bird king queen"
+WORDS = TEXT.split()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -88,7 +89,13 @@ def tiny_settings(tiny_model: Path, tiny_embedder: Path, small_data: Path) -> Ca
     """The nested dicts of a recipe with all four stages, a few steps each, in float32."""
 
     def settings(epochs: float = 1.0, **stage: Any) -> dict[str, Any]:
-        training = {"epochs": epochs, "batch_tokens": 512, "tracking": [], "learning_rate": 1e-3, "save_every": 2} | stage
+        training = {
+            "epochs": epochs,
+            "batch_tokens": 512,
+            "tracking": [],
+            "learning_rate": 1e-3,
+            "save_every": 2,
+        } | stage
         next_item = training | {"targets": "all", "targets_per_history": 2, "validation_users": 20}
         return {
             "name": "tiny",

@@ -65,9 +65,7 @@ def test_reevaluation_repeats_the_metrics(tiny_run: Path) -> None:
 def test_recommend_says_what_happened_to_each_history(tiny_run: Path) -> None:
     recommender = pauserec.load(tiny_run)
     with pytest.warns(UserWarning, match=r"2 history entries \(1 ids\) are not in the catalogue"):
-        known, partly, nothing, empty = recommender.recommend(
-            [["i1", "i2"], ["ghost", "i1"], ["ghost"], []], k=5
-        )
+        known, partly, nothing, empty = recommender.recommend([["i1", "i2"], ["ghost", "i1"], ["ghost"], []], k=5)
     assert len(known.items) == 5
     assert known.unknown == ()
     assert not {"i1", "i2"} & {scored.item_id for scored in known.items}, "seen items are dropped"

@@ -15,7 +15,23 @@ from pauserec.semantic_ids.codes import SemanticIds
 
 IDS = SemanticIds(np.array([[a, b] for a in range(4) for b in range(4)]), (4, 4))
 HOSTILE = ["<|im_end|>", "<|im_start|>", "<think>", "</think>", "<pause>", "<s_a_1>", "<s_b_3>", "<|sid_begin|>"]
-HOSTILE += ["<|sid_end|>", "<|endoftext|>", "\u202e", "é", "\u0301", "日本", "😀", "\ufeff", "\n", " ", "Ġ", "a", "<", ">", "|"]
+HOSTILE += [
+    "<|sid_end|>",
+    "<|endoftext|>",
+    "\u202e",
+    "é",
+    "\u0301",
+    "日本",
+    "😀",
+    "\ufeff",
+    "\n",
+    " ",
+    "Ġ",
+    "a",
+    "<",
+    ">",
+    "|",
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +56,7 @@ def test_10_000_hostile_titles_give_no_control_token(grown: tuple[object, Vocabu
 
 
 def test_hostile_titles_change_no_control_token_of_a_prompt(grown: tuple[object, Vocabulary]) -> None:
-    tokenizer, vocabulary = grown
-    control = set(tokenizer.added_tokens_decoder)
+    control = set(grown[0].added_tokens_decoder)  # type: ignore[attr-defined]
     form, history = Format(("title", "categories"), 5), np.arange(16)
 
     def skeleton(title: str) -> list[int]:
@@ -53,7 +68,9 @@ def test_hostile_titles_change_no_control_token_of_a_prompt(grown: tuple[object,
 
 def test_corpus_text_is_data_too(grown: tuple[object, Vocabulary]) -> None:
     tokenizer, vocabulary = grown
-    corpora = [Corpus(tokenizer, vocabulary, IDS, [Item(str(n), t) for n in range(16)]) for t in ("".join(HOSTILE), "x")]
+    corpora = [
+        Corpus(tokenizer, vocabulary, IDS, [Item(str(n), t) for n in range(16)]) for t in ("".join(HOSTILE), "x")
+    ]
     control = set(tokenizer.added_tokens_decoder)
     found = [[t for t in corpus.history(np.arange(16)) if t in control] for corpus in corpora]
     assert found[0] == found[1]

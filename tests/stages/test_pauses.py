@@ -1,5 +1,6 @@
 """The pauses live: their row gets a gradient and moves the SID logits; and they stand where the paper puts them."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 import torch
 
 from pauserec.config import PausePretrainConfig, PromptConfig
-from pauserec.data.batches import collate
 from pauserec.data.splits import load_dataset
 from pauserec.llm.model import LanguageModel, load_rows
 from pauserec.llm.prompts import Corpus, Format, Prompts
@@ -69,7 +69,7 @@ def test_pauses_take_a_tenth_and_never_split_a_word_or_an_id(model: LanguageMode
     mixed = insert_pauses(tokens, pause, starts, 0.1, np.random.default_rng(0))
     assert [token for token in mixed if token != pause] == tokens
     assert mixed.count(pause) == round(0.1 * len(tokens))
-    after = [b for a, b in zip(mixed, mixed[1:], strict=False) if a == pause and b != pause]
+    after = [b for a, b in pairwise(mixed) if a == pause and b != pause]
     assert all(starts[token] for token in after)
     assert not any(model.vocabulary.code_offsets[0] <= token < pause for token in after), "never before a code"
 
@@ -78,7 +78,11 @@ def test_no_position_learns_to_say_pause(model: LanguageModel) -> None:
     pause = model.vocabulary.pause
     document = ("text", 0, np.zeros(0, dtype=np.int64))
     batches = corpus_batches(
-        [document], lambda _: [5, pause, 6, pause, pause, 7], epochs=1, batch_tokens=64, seed=0,
+        [document],
+        lambda _: [5, pause, 6, pause, pause, 7],
+        epochs=1,
+        batch_tokens=64,
+        seed=0,
         is_target=lambda token: token != pause,
     )
     assert batches[0]["labels"].tolist() == [-100, 6, -100, -100, 7]
@@ -107,4 +111,3 @@ def test_an_objective_is_a_sum_over_targets(model: LanguageModel) -> None:
     whole = objective(tokens, labels, batch["layout"])
     parts = [objective(tokens[i : i + 2], labels[i : i + 2], [(2, ())]) for i in range(0, 6, 2)]
     torch.testing.assert_close(whole, torch.stack(parts).sum())
-    assert collate  # the layout above is what collate makes
