@@ -1,0 +1,105 @@
+"""Next-item samples: one pass over a trunk with branches trains the same as separate samples."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pauserec.config import ImplicitSftConfig, NextItemJob, Recipe
+from pauserec.data.batches import IGNORE, Sample, collate
+from pauserec.data.splits import load_dataset
+from pauserec.llm.model import LanguageModel
+from pauserec.llm.prompts import Format, Prompts
+from pauserec.pipeline import job_of
+from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.stages.next_item import NextItemSamples, Window, windows
+from pauserec.stages.objective import Objective
+
+SEQUENCE = np.array([3, 1, 4, 15, 9, 2, 6, 5])
+
+
+@given(st.integers(2, 200), st.integers(1, 30), st.floats(0, 0.95))
+def test_windows_make_every_event_but_the_first_a_target_once(length: int, size: int, overlap: float) -> None:
+    found = windows(0, length, size, overlap)
+    targets = sorted(target for window in found for target in window.targets)
+    assert targets == list(range(1, length))
+    for window in found:
+        assert window.start < min(window.targets)
+        assert max(window.targets) == window.stop
+        assert window.stop - window.start <= size
+        assert window.fresh == min(window.targets)
+
+
+@pytest.fixture
+def parts(tiny_run: Path, tiny_recipe: Recipe) -> tuple[LanguageModel, Prompts, NextItemJob]:
+    ids = SemanticIds.load(tiny_run / "semantic_ids")
+    model = LanguageModel.load(tiny_run / "implicit_sft", ids)
+    items = load_dataset(tiny_run / "dataset").items
+    form = Format(("title", "categories"), 5, 6)
+    prompts = Prompts(model.tokenizer, model.vocabulary, ids, items, tiny_recipe.prompt, form)
+    job = job_of(tiny_recipe.stages[-1], tiny_recipe)
+    assert isinstance(job, NextItemJob)
+    return model, prompts, job
+
+
+def samples(parts: tuple[LanguageModel, Prompts, NextItemJob], **stage: Any) -> NextItemSamples:
+    _, prompts, job = parts
+    changed = ImplicitSftConfig.model_validate(job.stage.model_dump() | stage)
+    return NextItemSamples(job.model_copy(update={"stage": changed}), prompts, [SEQUENCE])
+
+
+def loss_of(model: LanguageModel, made: list[Sample], softmax: str = "full") -> torch.Tensor:
+    batch = collate(made)
+    tokens, labels = torch.from_numpy(batch["tokens"]), torch.from_numpy(batch["labels"])
+    return Objective(model, softmax)(tokens, labels, batch["layout"])  # type: ignore[arg-type,no-any-return]
+
+
+@pytest.mark.parametrize("softmax", ["full", "codebook"])
+def test_all_targets_in_one_pass_equal_separate_samples_with_the_same_start(
+    parts: tuple[LanguageModel, Prompts, NextItemJob], softmax: str
+) -> None:
+    model = parts[0]
+    window = Window(0, 1, 6, (3, 4, 6), 2)
+    together = samples(parts, targets="all").build(window)
+    alone = [samples(parts, targets="last").build(Window(0, 1, t, (t,), t)) for t in window.targets]
+    assert together.length < sum(sample.length for sample in alone)
+    losses = [loss_of(model, [together], softmax), loss_of(model, alone, softmax)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-5)
+    weights = [p for p in model.hf.parameters() if p.requires_grad]
+    gradients = [torch.autograd.grad(loss, weights) for loss in losses]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_loss_stands_on_the_targets_codes_alone(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
+    prompts = parts[1]
+    sample = samples(parts, targets="last").build(Window(0, 0, 5, (5,), 1))
+    assert sample.labels[sample.labels != IGNORE].tolist() == prompts.codes[SEQUENCE[5]]
+    assert sample.tokens[len(sample.tokens) - 3] == prompts.vocabulary.begin
+
+
+def test_loss_on_the_history_adds_each_later_items_codes(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
+    sample = samples(parts, targets="all", loss_on="history").build(Window(0, 0, 5, (5,), 1))
+    expected = [code for item in SEQUENCE[1:5] for code in parts[1].codes[item]]
+    assert sample.labels[sample.labels != IGNORE].tolist() == expected
+
+
+def test_loss_on_the_end_adds_what_decoding_forces(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
+    prompts = parts[1]
+    sample = samples(parts, targets="last", loss_on_end=True).build(Window(0, 0, 5, (5,), 1))
+    expected = [prompts.vocabulary.begin, *prompts.answer(int(SEQUENCE[5]))]
+    assert sample.labels[sample.labels != IGNORE].tolist() == expected
+
+
+@pytest.mark.parametrize("targets", ["last", "all"])
+@pytest.mark.parametrize("loss_on_end", [False, True])
+def test_planned_lengths_are_true(
+    parts: tuple[LanguageModel, Prompts, NextItemJob], targets: str, loss_on_end: bool
+) -> None:
+    made = samples(parts, targets=targets, loss_on_end=loss_on_end, targets_per_history=None)
+    batches = made.batches()
+    assert sum(len(batches[n]["tokens"]) for n in range(len(batches))) == batches.tokens

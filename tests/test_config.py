@@ -1,0 +1,73 @@
+"""Settings: unknown keys fail, errors name the key, and a dumped recipe reads back the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pauserec.config import Recipe, shipped_recipes
+from pauserec.errors import RecipeError
+
+STAGES = [{"name": "cpt", "kind": "cpt"}, {"name": "sft", "kind": "sft"}]
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_parse_and_survive_a_dump(name: str, tmp_path: Path) -> None:
+    recipe = Recipe.load(name)
+    (tmp_path / "dumped.toml").write_text(recipe.dump())
+    assert Recipe.load(tmp_path / "dumped.toml") == recipe
+
+
+@given(
+    st.none() | st.integers(1, 40),
+    st.none() | st.integers(1, 900),
+    st.sampled_from(["full", "codebook"]),
+    st.floats(0.01, 30),
+)
+def test_any_recipe_survives_a_dump(layers: int | None, users: int | None, softmax: str, epochs: float) -> None:
+    import tomllib
+
+    stage = {"name": "sft", "kind": "sft", "starts_from": ["base"], "validation_users": users, "softmax": softmax}
+    recipe = Recipe.parse({"name": "r", "model": {"layers": layers}, "stages": [stage | {"epochs": epochs}]})
+    assert Recipe.parse(tomllib.loads(recipe.dump())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"nam": "x"}, "nam"),
+        ({"name": "x", "data": {"sorce": "y"}}, "unknown setting 'data.sorce'"),
+        ({"name": "x", "model": {"layers": 0}}, "model.layers"),
+        ({"name": "x", "stages": [{"name": "sft", "kind": "sft"}]}, "starts from 'cpt'"),
+        ({"name": "x", "stages": [*STAGES, {"name": "sft", "kind": "cpt"}]}, "two stages are named 'sft'"),
+        ({"name": "x", "stages": [{"name": "a", "kind": "magic"}]}, "kind"),
+        ({"name": "x", "evaluation": {"models": [{"name": "m", "stage": "gone"}]}}, "names stage 'gone'"),
+        ({"name": "x", "decoding": {"beams": 5}}, "decoding.beams"),
+    ],
+)
+def test_a_wrong_recipe_names_the_setting(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.parse(raw)
+
+
+def test_overrides_reach_a_stage_by_its_name() -> None:
+    overrides = ("stages.sft.epochs=2", "model.name=some/model", "data.source=../here", "model.layers=null")
+    recipe = Recipe.parse({"name": "x", "stages": [dict(stage) for stage in STAGES]}, overrides)
+    assert recipe.stages[1].epochs == 2
+    assert recipe.model.name == "some/model"
+    assert recipe.model.layers is None
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "stages.epochs=2", "stages.nope.epochs=2", "name.x=1"])
+def test_an_override_that_leads_nowhere_is_refused(override: str) -> None:
+    with pytest.raises(RecipeError):
+        Recipe.parse({"name": "x", "stages": [dict(stage) for stage in STAGES]}, (override,))
+
+
+def test_settings_cannot_be_changed(tiny_settings: Callable[..., dict[str, Any]]) -> None:
+    recipe = Recipe.parse(tiny_settings())
+    with pytest.raises(Exception, match="frozen"):
+        recipe.name = "other"  # type: ignore[misc]

@@ -1,0 +1,103 @@
+"""The training loop: its loss, its best checkpoint, its stops, and the checkpoints it trusts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pauserec.config import SftConfig
+from pauserec.errors import PauserecError
+from pauserec.fit import METRIC, fit, newest_checkpoint
+
+
+class Line(nn.Module):
+    """y = w x; the summed squared error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (self.weight * x - y).square().sum()
+
+
+class Points:
+    """Batches of points on y = 2 x, so many a batch; each batch once an epoch."""
+
+    def __init__(self, sizes: list[int], epochs: int = 1, slope: float = 2.0) -> None:
+        self.sizes, self.slope = sizes * epochs, slope
+        self.epoch_ends = [len(sizes) * (epoch + 1) for epoch in range(epochs)]
+        self.tokens = sum(self.sizes)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        x = torch.arange(1.0, self.sizes[number] + 1)
+        return {"x": x.numpy(), "y": (self.slope * x).numpy(), "count": len(x)}
+
+
+def settings(**changes: Any) -> SftConfig:
+    plain = {"name": "line", "kind": "sft", "epochs": 1, "learning_rate": 0.1, "warmup": 0.0, "tracking": ()}
+    return SftConfig.model_validate(plain | {"max_grad_norm": 1e9} | changes)
+
+
+def losses(out: Path, batches: Points, **changes: Any) -> list[float]:
+    lines: list[float] = []
+    out.mkdir()
+    fit(Line(), batches, settings(**changes), out=out, log=lambda **line: lines.append(line.get("loss", 0.0)))
+    return lines[: -(-len(batches) // changes.get("accumulate", 1))]
+
+
+def test_the_loss_is_the_mean_over_the_targets_of_an_optimizer_step(tmp_path: Path) -> None:
+    by_hand = [sum((2 * x) ** 2 for x in range(1, n + 1)) for n in (3, 1)]
+    accumulated = losses(tmp_path / "a", Points([3, 1]), accumulate=2)
+    assert accumulated == [pytest.approx(sum(by_hand) / 4)]
+    assert losses(tmp_path / "b", Points([3]))[0] == pytest.approx(by_hand[0] / 3)
+
+
+def test_training_ends_with_the_best_validated_weights(tmp_path: Path) -> None:
+    line, scores, seen = Line(), iter([0.1, 0.9, 0.3]), []
+
+    def validate() -> dict[str, float]:
+        seen.append(line.weight.item())
+        return {METRIC: next(scores)}
+
+    summary = fit(line, Points([4] * 2, 3), settings(), out=tmp_path, log=lambda **_: None, validate=validate)
+    assert line.weight.item() == seen[1]
+    assert summary["best_step"] == 4
+    assert [score["step"] for score in summary["validations"]] == [2, 4, 6]
+
+
+def test_patience_stops_early(tmp_path: Path) -> None:
+    scores = iter([0.5, 0.4, 0.3, 0.2])
+    summary = fit(
+        Line(),
+        Points([4], 4),
+        settings(patience=2),
+        out=tmp_path,
+        log=lambda **_: None,
+        validate=lambda: {METRIC: next(scores)},
+    )
+    assert summary["steps"] == 3
+
+
+def test_a_loss_that_is_no_number_stops_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(PauserecError, match=r"'line': the loss is not a number at step 1: lower learning_rate"):
+        fit(Line(), Points([2], slope=float("nan")), settings(), out=tmp_path, log=lambda **_: None)
+
+
+@pytest.mark.parametrize("harm", ["truncate", "no manifest", "missing file"])
+def test_a_broken_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, harm: str) -> None:
+    fit(Line(), Points([4] * 4), settings(save_every=2), out=tmp_path, log=lambda **_: None)
+    newest = tmp_path / "training" / "checkpoint-4"
+    assert newest_checkpoint(tmp_path / "training") == newest
+    file = newest / ("manifest.json" if harm == "no manifest" else "optimizer.pt")
+    if harm == "truncate":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        file.unlink()
+    assert newest_checkpoint(tmp_path / "training") == tmp_path / "training" / "checkpoint-2"
+    assert not newest.exists()

@@ -1,0 +1,99 @@
+"""The run folder: a step is done once, redone when what it depends on changed, and believed only when its files verify."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pauserec.config import Recipe, Settings
+from pauserec.errors import RunError
+from pauserec.run import FinishedStep, Run
+
+RECIPE = Recipe(name="r")
+
+
+class Number(Settings):
+    """Settings of a test step."""
+
+    value: int
+
+
+class Counter:
+    """A step function that adds its settings to its inputs, and counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, settings: Number, *inputs: FinishedStep, out: Path, log: Any) -> dict[str, Any]:
+        self.calls += 1
+        total = settings.value + sum(int((step.path / "number").read_text()) for step in inputs)
+        (out / "number").write_text(str(total))
+        return {"total": total}
+
+
+def pipeline(folder: Path, first: int, second: int, redo: tuple[str, ...] = ()) -> tuple[int, int, int]:
+    """Two independent steps and one that needs both; gives how often each ran."""
+    a, b, c = Counter(), Counter(), Counter()
+    run = Run.open(RECIPE, folder, redo)
+    steps = run.step("a", a, Number(value=first)), run.step("b", b, Number(value=second))
+    assert run.step("c", c, Number(value=1), *steps).summary["total"] == first + second + 1
+    return a.calls, b.calls, c.calls
+
+
+def test_a_finished_step_is_not_done_again(tmp_path: Path) -> None:
+    assert pipeline(tmp_path / "run", 1, 2) == (1, 1, 1)
+    assert pipeline(tmp_path / "run", 1, 2) == (0, 0, 0)
+
+
+def test_a_change_redoes_what_depends_on_it_alone(tmp_path: Path) -> None:
+    pipeline(tmp_path / "run", 1, 2)
+    assert pipeline(tmp_path / "run", 1, 5) == (0, 1, 1)
+
+
+def test_redo_does_one_step_again(tmp_path: Path) -> None:
+    pipeline(tmp_path / "run", 1, 2)
+    assert pipeline(tmp_path / "run", 1, 2, redo=("a",)) == (1, 0, 0)
+
+
+def test_a_step_that_failed_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    def fails(settings: Number, *, out: Path, log: Any) -> dict[str, Any]:
+        (out / "number").write_text("half")
+        raise RuntimeError("stop")
+
+    run = Run.open(RECIPE, tmp_path / "run")
+    with pytest.raises(RuntimeError):
+        run.step("a", fails, Number(value=1))
+    with pytest.raises(RunError, match="no finished step 'a'"):
+        run.finished("a")
+    assert pipeline(tmp_path / "run", 1, 2) == (1, 1, 1)
+
+
+def test_an_interrupted_step_of_other_settings_is_thrown_away(tmp_path: Path) -> None:
+    partial = tmp_path / "run" / "a.partial"
+    pipeline(tmp_path / "run", 1, 2)
+    partial.mkdir()
+    (partial / "leftover").write_text("from other settings")
+    pipeline(tmp_path / "run", 3, 2)
+    assert not (tmp_path / "run" / "a" / "leftover").exists()
+
+
+@pytest.mark.parametrize("harm", ["change", "truncate", "delete"])
+def test_a_harmed_file_is_refused(tmp_path: Path, harm: str) -> None:
+    pipeline(tmp_path / "run", 1, 2)
+    file = tmp_path / "run" / "a" / "number"
+    if harm == "delete":
+        file.unlink()
+    else:
+        file.write_text("" if harm == "truncate" else "7")
+    with pytest.raises(RunError, match="--redo a"):
+        Run.existing(tmp_path / "run").finished("a")
+
+
+def test_a_foreign_folder_and_a_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(RunError, match="not a run folder"):
+        Run.open(RECIPE, tmp_path)
+    with pytest.raises(RunError, match="is a file"):
+        Run.open(RECIPE, tmp_path / "thesis.txt")
+    with pytest.raises(RunError, match="no run folder"):
+        Run.existing(tmp_path)
