@@ -199,12 +199,11 @@ def main() -> None:
 def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
     from pauserec.evaluation.table import format_table
     from pauserec.pipeline import run as run_pipeline
-    from pauserec.results import table_rows
-    from pauserec.run import Run
+    from pauserec.results import open_finished, table_rows
 
     _quiet_libraries()
     content = run_pipeline(recipe, out, redo=redo, on_step=_announce)
-    folder = Run.existing(out)
+    folder = open_finished(out)
     names = content["models"]
     tested = {name: folder.finished(f"test-{name}") for name in names}
     caption = f"test split, {content['data']['users']:,} users, seen items: {content['seen']}"
@@ -217,10 +216,10 @@ def _announce(name: str, done: bool) -> None:
 
 
 def _show_examples(out: Path) -> None:
-    from pauserec.run import Run
+    from pauserec.results import open_finished
     from pauserec.summary import examples
 
-    for example in examples(Run.existing(out), users=3):
+    for example in examples(open_finished(out), users=3):
         console.print(Text(f"\nUser {example['user_id']}, lately: {'; '.join(example['history'][-5:])}"))
         for place, title in enumerate(example["recommendations"][:5], 1):
             console.print(Text(f"  {place}. {title}"))

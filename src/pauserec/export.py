@@ -20,7 +20,7 @@ from pauserec.errors import RunError
 from pauserec.llm.model import ADDED_ROWS, LanguageModel
 from pauserec.llm.prompts import Prompts
 from pauserec.records import Dataset
-from pauserec.results import RESULT, ModelTest, model_test
+from pauserec.results import RESULT, ModelTest, model_test, open_finished
 from pauserec.run import MANIFEST, RECIPE, FinishedStep, Run, fsync_folder, hashes
 from pauserec.semantic_ids.codebooks import CODEBOOKS
 from pauserec.semantic_ids.codes import HEADER, TABLE, SemanticIds
@@ -40,10 +40,8 @@ def export_run(run: Path, folder: Path, model: str | None = None) -> Path:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} exists and is not an empty folder: choose another one")
-    source = Run.existing(run)
+    source = open_finished(run)
     test, stage = _chosen(source, model)
-    if not (run / RESULT).is_file():
-        raise RunError(f"{run} has no {RESULT}: finish it with `pauserec run {run / RECIPE} --out {run}` first")
     checkpoint, ids_step = source.finished(stage), source.finished("semantic_ids")
     dataset = load_dataset(source.finished("dataset").path)
     target = folder.resolve()

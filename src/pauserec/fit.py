@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from pauserec.config import _Training
+from pauserec.config import TrainingSettings
 from pauserec.errors import PauserecError
 from pauserec.run import MANIFEST, hashes, verify, write_atomically
 
@@ -44,7 +44,7 @@ class PlannedBatches(Protocol):
 def fit(
     module: nn.Module,
     batches: PlannedBatches,
-    settings: _Training,
+    settings: TrainingSettings,
     *,
     out: Path,
     log: Callable[..., None],
@@ -114,7 +114,7 @@ def _only(batch: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: torch.from_numpy(value) if hasattr(value, "dtype") else value for key, value in planned.items()}
 
 
-def _arguments(settings: _Training, folder: Path, steps: int, bfloat16: bool) -> TrainingArguments:
+def _arguments(settings: TrainingSettings, folder: Path, steps: int, bfloat16: bool) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
@@ -143,7 +143,7 @@ def _arguments(settings: _Training, folder: Path, steps: int, bfloat16: bool) ->
     )
 
 
-def _validation_steps(batches: PlannedBatches, settings: _Training, steps: int) -> set[int]:
+def _validation_steps(batches: PlannedBatches, settings: TrainingSettings, steps: int) -> set[int]:
     every = getattr(settings, "validate_every", 0)
     if every:
         return {*range(every, steps + 1, every), steps}
@@ -213,7 +213,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def __init__(
         self,
         trainer: Trainer,
-        settings: _Training,
+        settings: TrainingSettings,
         folder: Path,
         log: Callable[..., None],
         validate: Callable[[], dict[str, float]] | None,

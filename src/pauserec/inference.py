@@ -12,8 +12,7 @@ from pauserec.config import EvaluatedModel
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
 from pauserec.records import Dataset, Item, Recommendations, Recommender, Scored
-from pauserec.results import model_test
-from pauserec.run import Run
+from pauserec.results import model_test, open_finished
 from pauserec.semantic_ids.codes import SemanticIds
 
 
@@ -70,7 +69,7 @@ def load(run: str | Path, model: str | None = None) -> TrainedRecommender:
 
     Raises RunError if the folder is no finished run or has no such model.
     """
-    folder = Run.existing(Path(run))
+    folder = open_finished(Path(run))
     recipe = folder.recipe
     models = {entry.name: entry for entry in recipe.evaluation.models}
     if model is not None and model not in models:

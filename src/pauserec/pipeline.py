@@ -30,7 +30,9 @@ from pauserec.results import (
     collect,
     model_test,
     one_split,
+    open_finished,
     ranking_of,
+    recipe_hash,
 )
 from pauserec.run import FinishedStep, Run
 from pauserec.semantic_ids import QUANTIZERS
@@ -94,7 +96,8 @@ def _finish(folder: Run, tested: dict[str, FinishedStep]) -> dict[str, Any]:
     written = folder.path / RESULT
     if written.exists() and (folder.path / "report.html").exists():
         content: dict[str, Any] = orjson.loads(written.read_bytes())
-        if content.get("steps") == {name: step.fingerprint for name, step in folder.steps.items()}:
+        steps = {name: step.fingerprint for name, step in folder.steps.items()}
+        if (content.get("steps"), content.get("recipe_sha256")) == (steps, recipe_hash(folder.recipe)):
             return content
     content = collect(folder, tested)
     write_report(folder.path, report_content(folder, content, tested))
@@ -103,7 +106,7 @@ def _finish(folder: Run, tested: dict[str, FinishedStep]) -> dict[str, Any]:
 
 def reevaluate(out: Path, split: Split) -> dict[str, Result]:
     """Test everything a finished run trained once more, from its files alone. Raises RunError."""
-    folder = Run.existing(out)
+    folder = open_finished(out)
     recipe = folder.recipe
     dataset_step = folder.finished("dataset")
     dataset = load_dataset(dataset_step.path)

@@ -1,5 +1,6 @@
 """Testing what a run trained, and the files that say how it went: result.json and ranks.parquet."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +20,14 @@ from pauserec.config import (
     Settings,
 )
 from pauserec.data.splits import load_dataset
+from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, evaluate
 from pauserec.evaluation.ranks import SCHEMA, write_ranks
 from pauserec.evaluation.table import TableRow
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, Recommender, Split
-from pauserec.run import FinishedStep, Run, timed, write_atomically
+from pauserec.run import RECIPE, FinishedStep, Run, timed, write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 
 RESULT = "result.json"
@@ -72,6 +74,28 @@ class ModelTest(Settings):
             decoding=self.decoding,
             form=Format(self.fields, self.pauses, self.history_length),
         )
+
+
+def open_finished(path: Path) -> Run:
+    """A run folder to read from, whose steps are all of one recipe: the one that stands in it. Raises RunError."""
+    run = Run.existing(path)
+    remedy = f"finish it with `pauserec run {path / RECIPE} --out {path}`"
+    try:
+        content = orjson.loads((path / RESULT).read_bytes())
+        recipe, steps = content["recipe_sha256"], content["steps"]
+    except FileNotFoundError:
+        raise RunError(f"{path} is not finished: {remedy}") from None
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise RunError(f"{path / RESULT} is damaged: delete it and {remedy}") from None
+    if recipe != recipe_hash(run.recipe):
+        raise RunError(f"{path} holds results of another recipe than its {RECIPE}: {remedy}")
+    run.expected = steps
+    return run
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 of the resolved recipe."""
+    return hashlib.sha256(recipe.dump().encode()).hexdigest()
 
 
 def ranking_of(recipe: Recipe) -> Ranking:
@@ -163,6 +187,7 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
     data = {key: steps["dataset"].summary[key] for key in ("fingerprint", "users", "items", "interactions")}
     content = {
         "recipe": recipe.name,
+        "recipe_sha256": recipe_hash(recipe),
         "model": steps["base"].summary if "base" in steps else None,
         "seen": recipe.evaluation.seen,
         "final_fit": sorted({getattr(stage, "final_fit", "train") for stage in recipe.stages} or {"train"}),

@@ -48,6 +48,8 @@ class Run:
         self.recipe = recipe
         self._redo = set(redo)
         self.steps: dict[str, FinishedStep] = {}
+        self.expected: dict[str, str] | None = None
+        """Fingerprints that finished steps must have, where the folder is only read."""
         self.on_step: Callable[[str, bool], None] = lambda name, done: None
         """Told each step's name before it runs, and whether it is done already."""
 
@@ -108,6 +110,8 @@ class Run:
         manifest = self._manifest(name)
         if manifest is None:
             raise RunError(f"{self.path} has no finished step {name!r}: run `pauserec run {self.path / RECIPE}` first")
+        if self.expected is not None and self.expected.get(name) != manifest["fingerprint"]:
+            raise RunError(f"step {name!r} of {self.path} was redone since its results: run its {RECIPE} again")
         verify(self.path / name, manifest["files"])
         step = FinishedStep(name, self.path / name, manifest["fingerprint"], manifest["summary"])
         self.steps[name] = step
@@ -135,8 +139,11 @@ class Run:
         spent = float(_read_json(started).get("seconds", 0.0))
         begin = time.perf_counter()
         write_atomically(started, orjson.dumps({"fingerprint": fingerprint, "seconds": spent}))
-        summary = function(settings, *inputs, out=partial, log=lambda **values: self.log(name, **values)) or {}
-        seconds = round(spent + time.perf_counter() - begin, 3)
+        try:
+            summary = function(settings, *inputs, out=partial, log=lambda **values: self.log(name, **values)) or {}
+        finally:  # what an interrupted attempt took counts too, unless it was killed
+            seconds = round(spent + time.perf_counter() - begin, 3)
+            write_atomically(started, orjson.dumps({"fingerprint": fingerprint, "seconds": seconds}))
         started.unlink()
         summary = {"seconds": seconds, **summary}
         manifest = {"fingerprint": fingerprint, "summary": summary, "files": hashes(partial)}

@@ -17,10 +17,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from pauserec.errors import ModelError
+from pauserec.llm.attention import attend, causal, lower
 
 IMPLEMENTATION = "pauserec_tree"
 
@@ -77,7 +77,7 @@ class _Bucket:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [H, real queries, D] from flat q [H, N, D] and k, v [G, N, D]."""
         q, k, v = _take(q, self.queries), _take(k, self.keys), _take(v, self.keys)
-        output = _attend(q, k, v, scale, self._mask(window)) if self.documents else _causal(q, k, v, scale, window)
+        output = attend(q, k, v, scale, self._mask(window)) if self.documents else causal(q, k, v, scale, window)
         return output.transpose(0, 1).flatten(1, 2).index_select(1, self.real)
 
     def _mask(self, window: int | None) -> Tensor:
@@ -118,7 +118,7 @@ class TreePass:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D]."""
-        q, k, v = _lower(q), _lower(k), _lower(v)
+        q, k, v = lower(q), lower(k), lower(v)
         outputs = [bucket.attend(q[0], k[0], v[0], scale, window) for bucket in self._buckets]
         if self.cache is not None:
             self.cache.store(layer, k, v, self._starts)
@@ -220,11 +220,11 @@ class BranchPass:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """As TreePass.attend; the new keys and values join the cache."""
         batch = len(self.cache.lengths)
-        q, k, v = (_lower(x)[0].reshape(x.shape[1], batch, self.beams, -1).transpose(0, 1) for x in (q, k, v))
+        q, k, v = (lower(x)[0].reshape(x.shape[1], batch, self.beams, -1).transpose(0, 1) for x in (q, k, v))
         keys, values = self.cache.add(layer, k, v)
         if window not in self._masks:
             self._masks[window] = self._mask(window)
-        output = _attend(q, keys, values, scale, self._masks[window][:, None])
+        output = attend(q, keys, values, scale, self._masks[window][:, None])
         return output.transpose(0, 1).flatten(1, 2)[None]
 
     def _mask(self, window: int | None) -> Tensor:
@@ -242,44 +242,6 @@ class BranchPass:
             for step, parents in enumerate([*self.ancestors, rows])
         ]
         return torch.cat([seen[:, None].expand(-1, beams, -1), *steps], dim=-1)
-
-
-def _lower(x: Tensor) -> Tensor:
-    """In the precision of autocast, where that is on: rotary embedding leaves queries and keys in float32."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
-def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-    length = q.shape[2]
-    plain = window is None or window >= length
-    if plain and not _by_products(q, k):
-        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    place = torch.arange(length, device=q.device)
-    distance = place[:, None] - place
-    mask = distance >= 0 if plain or window is None else (distance >= 0) & (distance < window)
-    return _attend(q, k, v, scale, mask[None, None])
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
-    """mask: bool [b or 1, 1, L, n], true where a query may look."""
-    if not _by_products(q, k):
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    batch, heads, length, width = q.shape
-    groups, n = k.shape[1], k.shape[2]
-    with torch.autocast(q.device.type, enabled=False):
-        scores = (q * scale).reshape(batch * groups, -1, width) @ k.reshape(batch * groups, n, width).transpose(1, 2)
-        shaped = scores.view(batch, heads, length, n).masked_fill(~mask, -torch.inf)
-        weights = shaped.softmax(-1).view(batch * groups, -1, n)
-        return (weights @ v.reshape(batch * groups, n, width)).view(batch, heads, length, width)
-
-
-def _by_products(q: Tensor, k: Tensor) -> bool:
-    """Whether plain matrix products beat the fused kernel: on a CPU its backward pass takes twice as long in bfloat16."""
-    small = q.shape[2] * k.shape[2] <= 512 * 1024
-    return (
-        q.device.type == "cpu" and q.dtype == torch.bfloat16 and small and torch.is_grad_enabled() and q.requires_grad
-    )
 
 
 def _attention(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vector_quantize_pytorch import ResidualVQ
 
-from pauserec.config import QuantizerConfig, _Training
+from pauserec.config import QuantizerConfig, TrainingSettings
 from pauserec.fit import fit, forget_checkpoints
 from pauserec.records import FloatArray, Step
 from pauserec.semantic_ids.assign import check_capacity
@@ -54,7 +54,7 @@ def train_rqvae(
         model = RqVae(config, vectors)
     model.start_codebooks(config)
     batches = ShuffledBatches(vectors, config)
-    settings = _Training(
+    settings = TrainingSettings(
         name="rqvae",
         epochs=config.epochs,
         learning_rate=config.learning_rate,

@@ -17,7 +17,7 @@ from pauserec.data.batches import IGNORE, Batches, Branch, Sample, labelled
 from pauserec.data.splits import load_dataset
 from pauserec.evaluation.evaluate import evaluate
 from pauserec.fit import METRIC, fit, forget_checkpoints
-from pauserec.llm.model import LanguageModel
+from pauserec.llm.model import LanguageModel, best_device
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, IntArray
@@ -137,6 +137,7 @@ def train_next_item(
 ) -> dict[str, Any]:
     """Fine-tune the whole model on next items, keep the best by constrained validation NDCG@10, save it in `out`."""
     stage = job.stage
+    model.to(best_device())
     dataset = load_dataset(dataset_step.path)
     prompts = Prompts(model.tokenizer, model.vocabulary, ids, dataset.items, job.prompt, form)
     seen_by_training = -2 if stage.final_fit == "train" else -1

@@ -1,0 +1,51 @@
+"""Every setting of a recipe. Imports no torch."""
+
+from pauserec.config.recipe import RECIPES, Recipe, shipped_recipes
+from pauserec.config.settings import (
+    Columns,
+    DataConfig,
+    DecodingConfig,
+    EmbedderConfig,
+    EvaluatedModel,
+    EvaluationConfig,
+    ItemColumns,
+    ModelConfig,
+    PromptConfig,
+    QuantizerConfig,
+    Settings,
+)
+from pauserec.config.stages import (
+    CorpusJob,
+    CptConfig,
+    ImplicitSftConfig,
+    NextItemJob,
+    PausePretrainConfig,
+    SftConfig,
+    Stage,
+    TrainingSettings,
+)
+
+__all__ = [
+    "RECIPES",
+    "Columns",
+    "CorpusJob",
+    "CptConfig",
+    "DataConfig",
+    "DecodingConfig",
+    "EmbedderConfig",
+    "EvaluatedModel",
+    "EvaluationConfig",
+    "ImplicitSftConfig",
+    "ItemColumns",
+    "ModelConfig",
+    "NextItemJob",
+    "PausePretrainConfig",
+    "PromptConfig",
+    "QuantizerConfig",
+    "Recipe",
+    "Settings",
+    "SftConfig",
+    "Stage",
+    "TrainingSettings",
+    "shipped_recipes",
+]

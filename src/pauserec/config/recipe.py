@@ -1,0 +1,141 @@
+"""The recipe: all settings of a run, read from TOML with overrides."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from pauserec.config.settings import (
+    DataConfig,
+    DecodingConfig,
+    EmbedderConfig,
+    EvaluationConfig,
+    ModelConfig,
+    PromptConfig,
+    QuantizerConfig,
+    Settings,
+)
+from pauserec.config.stages import Stage
+from pauserec.errors import RecipeError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+class Recipe(Settings):
+    """A whole run, top to bottom."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$")
+    """Name of the recipe, and of the run folder unless --out is given."""
+    data: DataConfig = DataConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()
+    model: ModelConfig = ModelConfig()
+    prompt: PromptConfig = PromptConfig()
+    stages: tuple[Stage, ...] = ()
+    decoding: DecodingConfig = DecodingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        known = {"base"}
+        for stage in self.stages:
+            for start in stage.starts_from:
+                if start not in known:
+                    raise ValueError(f"stage {stage.name!r} starts from {start!r}; known before it: {sorted(known)}")
+            if stage.name in known:
+                raise ValueError(f"two stages are named {stage.name!r}")
+            known.add(stage.name)
+        for model in self.evaluation.models:
+            if model.stage not in known:
+                raise ValueError(
+                    f"evaluation.models {model.name!r} names stage {model.stage!r}; known: {sorted(known)}"
+                )
+        if self.decoding.beams < self.evaluation.top_k:
+            raise ValueError(
+                f"decoding.beams ({self.decoding.beams}) must be at least evaluation.top_k ({self.evaluation.top_k})"
+            )
+        return self
+
+    @classmethod
+    def load(cls, recipe: str | Path, overrides: tuple[str, ...] = ()) -> Self:
+        """Read a recipe by shipped name or by path, then apply `KEY=VALUE` overrides (dotted keys, TOML values).
+
+        A stage is addressed by its name: `stages.sft.epochs=2`. Raises RecipeError.
+        """
+        return cls.parse(_read(recipe), overrides)
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any], overrides: tuple[str, ...] = ()) -> Self:
+        """Check a recipe given as nested dicts. Raises RecipeError naming the key at fault."""
+        for override in overrides:
+            _apply(raw, override)
+        try:
+            return cls.model_validate(_replace(raw, "null", None))
+        except ValidationError as error:
+            raise RecipeError(_explain(error)) from None
+
+    def dump(self) -> str:
+        """The resolved recipe as TOML, every default written out; "null" stands for none."""
+        return tomli_w.dumps(_replace(self.model_dump(mode="json"), None, "null"))
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def _read(recipe: str | Path) -> dict[str, Any]:
+    path = Path(recipe)
+    if path.suffix != ".toml":
+        path = RECIPES / f"{recipe}.toml"
+        if not path.exists():
+            raise RecipeError(f"no recipe {recipe!r}: give a .toml file or one of {', '.join(shipped_recipes())}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe file {path}: check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from None
+
+
+def _replace(value: Any, old: Any, new: Any) -> Any:
+    """`value` with `old` turned into `new` at every depth."""
+    if isinstance(value, dict):
+        return {key: _replace(entry, old, new) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replace(entry, old, new) for entry in value]
+    return new if value == old and type(value) is type(old) else value
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {override!r}: write KEY=VALUE, for example --set model.layers=4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    node: Any = raw
+    for depth, part in enumerate(parents):
+        if isinstance(node, list):
+            node = next((entry for entry in node if entry.get("name") == part), None)
+        else:
+            node = node.setdefault(part, {})
+        if not isinstance(node, dict | list):
+            raise RecipeError(f"--set {key}: there is no {'.'.join(parents[: depth + 1])} in this recipe")
+    if not isinstance(node, dict):
+        raise RecipeError(f"--set {key}: name the entry too, for example stages.sft.{last}=...")
+    node[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {where!r}: remove it or check its spelling"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return f"setting {where!r}: {message}{more}" if where else f"recipe: {message}{more}"

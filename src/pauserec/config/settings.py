@@ -1,0 +1,175 @@
+"""Settings of everything but the stages. Frozen, bounded, unknown keys refused."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, no unknown keys, no silent conversion from text to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Columns(Settings):
+    """Names of the columns of the interactions file."""
+
+    user: str = "user_id"
+    """Column with the user id (text)."""
+    item: str = "item_id"
+    """Column with the item id (text)."""
+    timestamp: str | None = "timestamp"
+    """Column with seconds, milliseconds or ISO 8601; null if there is none."""
+    order: str | None = "order"
+    """Column with the event's position in its user's history; used before the timestamp where the file has it."""
+
+
+class ItemColumns(Settings):
+    """Names of the columns of the items file. Of several names, the first that is not empty in a row counts."""
+
+    item: str = "item_id"
+    """Column with the item id (text)."""
+    title: tuple[str, ...] = ("title_clean", "title", "pseudo_title")
+    """Columns with the title."""
+    categories: tuple[str, ...] = ("category_path", "categories")
+    """Columns with categories: a list, a list of paths (the first counts), or text parted by `category_separator`."""
+
+
+class DataConfig(Settings):
+    """Raw logs and how they become histories."""
+
+    source: str = "ml-100k"
+    """A known data set (`pauserec assets list`) or a folder with `interactions.*` and `items.*`."""
+    interactions: str | None = None
+    """Path of the interactions file, instead of `source`."""
+    items: str | None = None
+    """Path of the items file, beside `interactions`. Without one, items have no text."""
+    format: Literal["auto", "table", "recbole", "amazon2014", "amazon2023"] = "auto"
+    """Layout of the files; `auto` goes by file name and columns."""
+    columns: Columns = Columns()
+    item_columns: ItemColumns = ItemColumns()
+    delimiter: str | None = None
+    """Column delimiter of text tables; null finds it from the header."""
+    category_separator: str = " > "
+    """Parts a category path that is given as text."""
+    min_interactions: int = Field(default=5, ge=1)
+    """k of k-core filtering: items and users with fewer events are dropped, repeatedly."""
+    ties: Literal["hash", "file"] = "hash"
+    """Order of events with equal time: by a fixed hash of user and item, or as in the file."""
+    repeats: Literal["first", "keep"] = "first"
+    """Of several events of one user with one item, keep the first or all."""
+    max_title_chars: int = Field(default=512, ge=8)
+    """Longer titles are cut."""
+
+
+class EmbedderConfig(Settings):
+    """What an item's vector is made of before it is quantized."""
+
+    name: str = "all-minilm-l6-v2"
+    """Sentence embedder: a known name, a local folder or a hub id."""
+    text: Literal["title", "title+categories"] = "title+categories"
+    """Item text given to the embedder."""
+    batch_size: int = Field(default=64, ge=1)
+    cooccurrence_dims: int = Field(default=0, ge=0)
+    """Width of an SVD of the training part's co-occurrence (PPMI), joined to the text vector; 0 leaves it out."""
+    cooccurrence_weight: float = Field(default=0.5, ge=0, le=1)
+    """Share of the co-occurrence part in the squared length of the joined vector."""
+    cooccurrence_window: int = Field(default=5, ge=1)
+    """Two events of one user count as co-occurring when at most this many positions apart."""
+    seed: int = 0
+
+
+class QuantizerConfig(Settings):
+    """Vectors to semantic IDs."""
+
+    kind: Literal["rqkmeans", "rqvae"] = "rqkmeans"
+    """Residual k-means (faiss) or a residual-quantized variational autoencoder."""
+    codebook_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (256, 256, 256, 256)
+    """Codes per level, coarse to fine."""
+    collisions: Literal["reassign", "digit"] = "reassign"
+    """Items that share an ID: move all but one to the nearest free code, or add one more level that counts them."""
+    iterations: int = Field(default=25, ge=1)
+    """k-means iterations per level (rqkmeans)."""
+    epochs: int = Field(default=200, ge=1)
+    """Training epochs (rqvae)."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate (rqvae)."""
+    batch_size: int = Field(default=1024, ge=1)
+    """Items per step (rqvae)."""
+    hidden: tuple[int, ...] = (512, 256)
+    """Widths of the encoder's hidden layers (rqvae); the decoder mirrors them."""
+    latent: int = Field(default=64, ge=1)
+    """Width of the quantized vector (rqvae)."""
+    commitment: float = Field(default=0.25, ge=0)
+    """Weight of the commitment loss (rqvae)."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        if not 1 <= len(self.codebook_sizes) <= 8:
+            raise ValueError("codebook_sizes needs 1 to 8 levels")
+        return self
+
+
+class ModelConfig(Settings):
+    """The language model."""
+
+    name: str = "Qwen/Qwen3-1.7B"
+    """A known name (`pauserec assets list`), a local folder or a hub id."""
+    layers: int | None = Field(default=None, ge=1)
+    """Keep only the first N layers; null keeps all."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic for training and decoding; `auto` is bfloat16 where the machine has it. Weights train in float32."""
+    seed: int = 0
+    """Seed of the new rows' start values."""
+
+
+class PromptConfig(Settings):
+    """The words around the IDs."""
+
+    system: str = (
+        "You recommend products. From the list of what a person chose before, oldest first, "
+        "name the product this person will choose next."
+    )
+    """System instruction of every chat."""
+    history: str = "Chosen so far:"
+    """Opens the user's turn."""
+    history_length: int = Field(default=20, ge=1)
+    """Most recent items of a history that a prompt holds."""
+    text_tokens: int = Field(default=48, ge=1)
+    """An item's text is cut to this many tokens inside prompts."""
+    brackets: Literal["all", "target"] = "all"
+    """Begin/end tokens around every ID, or around the target only (shorter prompts)."""
+
+
+class DecodingConfig(Settings):
+    """Constrained beam search."""
+
+    beams: int = Field(default=20, ge=1)
+    normalise: Literal["full", "codebook", "legal"] = "full"
+    """Log-softmax over the whole vocabulary (as Hugging Face does), the level's codes, or the legal codes."""
+    batch_tokens: int = Field(default=8192, ge=64)
+    """Prompt tokens decoded together."""
+
+
+class EvaluatedModel(Settings):
+    """One row of the table that comes from a checkpoint."""
+
+    name: str
+    stage: str
+    """Stage whose checkpoint is tested."""
+    pauses: int | None = Field(default=None, ge=0, le=64)
+    """Pauses in the prompt, instead of the number it was trained with."""
+
+
+class EvaluationConfig(Settings):
+    """Full ranking over the catalogue, item level."""
+
+    models: tuple[EvaluatedModel, ...] = ()
+    baselines: tuple[Literal["popularity", "co-occurrence"], ...] = ("popularity", "co-occurrence")
+    seen: Literal["keep", "drop"] = "drop"
+    """Whether items of the user's own history may be ranked."""
+    top_k: int = Field(default=20, ge=10)
+    """Items ranked per user; a target below is a miss."""
+    bootstrap: int = Field(default=1000, ge=1)
+    """Resamples of users behind each 95% confidence interval."""

@@ -1,0 +1,132 @@
+"""Settings of the training stages, and what each stage depends on besides."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pauserec.config.settings import DecodingConfig, PromptConfig, Settings
+
+
+class TrainingSettings(Settings):
+    """What every stage can set."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_\-]*$")
+    """Name of the stage: its folder, and what other stages refer to."""
+    epochs: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    """Share of the steps over which the learning rate rises."""
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
+    batch_tokens: int = Field(default=4096, ge=64)
+    """Tokens in one packed batch."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches per optimizer step."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    save_every: int = Field(default=200, ge=1)
+    """Optimizer steps between checkpoints."""
+    tracking: tuple[str, ...] = ("tensorboard",)
+    """Trackers, as transformers' report_to names them."""
+    seed: int = 0
+
+
+class CptConfig(TrainingSettings):
+    """Continual pretraining: ground the SID rows in item text (paper, eq. 2)."""
+
+    kind: Literal["cpt"]
+    starts_from: tuple[str] = ("base",)
+    epochs: float = Field(default=3, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    corpus: Literal["histories", "items"] = "histories"
+    """Training histories as running text, or each item alone in both directions."""
+
+
+class PausePretrainConfig(TrainingSettings):
+    """Pause pretraining: the CPT corpus with pauses strewn in; only the pause row trains (paper, Section 5.3)."""
+
+    kind: Literal["pause_pretrain"]
+    starts_from: tuple[str] = ("cpt",)
+    epochs: float = Field(default=2, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    corpus: Literal["histories", "items"] = "histories"
+    share: float = Field(default=0.1, gt=0, lt=1)
+    """Pauses inserted, as a share of the sequence's tokens."""
+    init: Literal["mean", "text_mean", "sid_mean", "default"] = "mean"
+    """Start of the pause row: the mean of all rows, of text rows, of SID rows, or as the grown table has it."""
+    init_noise: float = Field(default=1e-9, ge=0)
+    """Variance of the noise added to the start, as a multiple of the embeddings' variance."""
+
+
+class _NextItem(TrainingSettings):
+    """What both next-item stages can set."""
+
+    targets: Literal["last", "all"] = "last"
+    """One training target per user, or every item from the second on."""
+    loss_on: Literal["target", "history"] = "target"
+    """Loss on the assistant's SID only, or on the user turn's SIDs too."""
+    targets_per_history: int | None = Field(default=None, ge=1)
+    """With targets = "all": train on at most this many targets of a window, drawn anew each epoch; null takes all."""
+    window_overlap: float = Field(default=0.5, ge=0, lt=1)
+    """With targets = "all": a longer history is cut into windows that share this part of their items."""
+    softmax: Literal["full", "codebook"] = "full"
+    """Normalise the loss over the whole vocabulary, or over the codes of the target's level."""
+    text_rows: Literal["train", "freeze"] = "train"
+    """Full fine-tuning, or all but the rows of ordinary text tokens in the tables (much less to update in a small model)."""
+    loss_on_end: bool = False
+    """Loss also on begin/end tokens and the end of the turn (they are forced in decoding)."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the input embeddings."""
+    final_fit: Literal["train", "train+validation"] = "train"
+    """Train on events up to the training target, or (a refit once settings are chosen) up to the validation target."""
+    validate_every: int = Field(default=0, ge=0)
+    """Optimizer steps between constrained validations; 0 validates at each epoch's end."""
+    validation_users: int | None = Field(default=512, ge=1)
+    """Users drawn for validation during training; null takes all."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after this many validations without a better NDCG@10; null never stops early."""
+
+
+class SftConfig(_NextItem):
+    """Next-item fine-tuning on SIDs alone, with an empty think block (paper, eq. 3)."""
+
+    kind: Literal["sft"]
+    starts_from: tuple[str] = ("cpt",)
+    epochs: float = Field(default=6, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+
+
+class ImplicitSftConfig(_NextItem):
+    """Implicit-reasoning fine-tuning: k pauses in the think block, SID + text in the user's turn (paper, eqs. 5-6)."""
+
+    kind: Literal["implicit_sft"]
+    starts_from: tuple[str, str] = ("sft", "pause_pretrain")
+    """The checkpoint to go on from, then the one that gives the pause row."""
+    epochs: float = Field(default=5, gt=0)
+    learning_rate: float = Field(default=5e-5, gt=0)
+    pauses: int = Field(default=5, ge=0, le=64)
+    """k, the number of pauses before the SID."""
+    fields: tuple[Literal["title", "categories"], ...] = ("title", "categories")
+    """Item text that follows each SID in the user's turn."""
+    history_length: int | None = Field(default=None, ge=1)
+    """Items a prompt of this stage holds; null takes prompt.history_length."""
+
+
+Stage = Annotated[CptConfig | SftConfig | PausePretrainConfig | ImplicitSftConfig, Field(discriminator="kind")]
+
+
+class CorpusJob(Settings):
+    """What a stage over running text depends on."""
+
+    stage: CptConfig | PausePretrainConfig
+    precision: Literal["auto", "float32", "bfloat16"]
+    history_length: int
+
+
+class NextItemJob(Settings):
+    """What a next-item stage depends on: its own settings, the prompts, and how it is validated."""
+
+    stage: SftConfig | ImplicitSftConfig
+    prompt: PromptConfig
+    decoding: DecodingConfig
+    precision: Literal["auto", "float32", "bfloat16"]
+    seen: Literal["keep", "drop"]
