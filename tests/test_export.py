@@ -18,6 +18,7 @@ from pauserec.errors import RunError
 from pauserec.export import escape, export_run
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.vocabulary import grow_tokenizer
+from pauserec.results import recipe_hash
 from pauserec.run import Run
 from pauserec.semantic_ids.codebooks import Codebooks
 from pauserec.semantic_ids.codes import SemanticIds
@@ -77,6 +78,8 @@ def run_folder(tmp_path_factory) -> Path:
         "seen": "drop",
         "data": {"fingerprint": "f00d", "users": 1, "items": 3, "interactions": 3},
         "models": {"mine | <b>x</b>": {"validation": metrics, "test": metrics}},
+        "recipe_sha256": recipe_hash(run.recipe),
+        "steps": {name: run.finished(name).fingerprint for name in ("dataset", "semantic_ids", "implicit_sft")},
     }
     (path / "result.json").write_bytes(orjson.dumps(result))
     return path
@@ -154,10 +157,15 @@ def test_a_failure_leaves_nothing_behind(run_folder: Path, tmp_path: Path) -> No
     content = result.read_bytes()
     try:
         result.write_bytes(b"{}")
+        with pytest.raises(RunError, match=r"result\.json is damaged"):
+            export_run(run_folder, tmp_path / "new")
+        broken = orjson.loads(content)
+        del broken["models"]
+        result.write_bytes(orjson.dumps(broken))
         with pytest.raises(KeyError):
             export_run(run_folder, tmp_path / "new")
         result.unlink()
-        with pytest.raises(RunError, match=r"has no result\.json"):
+        with pytest.raises(RunError, match="is not finished"):
             export_run(run_folder, tmp_path / "new")
     finally:
         result.write_bytes(content)

@@ -112,6 +112,23 @@ def test_a_changed_model_file_is_refused_in_one_line(tiny_run: Path, tmp_path: P
     assert "Traceback" not in done.stderr
 
 
+def test_a_run_that_was_half_redone_is_not_read(tiny_run: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(tiny_run, copy)
+    changed = tiny_recipe.model_copy(update={"name": "changed"})
+    (copy / "recipe.toml").write_text(changed.dump())
+    with pytest.raises(RunError, match="of another recipe"):
+        pauserec.load(copy)
+    shutil.copytree(tiny_run, copy, dirs_exist_ok=True)
+    manifest = copy / "implicit_sft" / "manifest.json"
+    manifest.write_bytes(orjson.dumps(orjson.loads(manifest.read_bytes()) | {"fingerprint": "0" * 64}))
+    with pytest.raises(RunError, match="'implicit_sft' of .* was redone since"):
+        pauserec.load(copy)
+    (copy / "result.json").unlink()
+    with pytest.raises(RunError, match="is not finished"):
+        pauserec.load(copy)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
