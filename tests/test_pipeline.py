@@ -122,7 +122,7 @@ def test_a_run_that_was_half_redone_is_not_read(tiny_run: Path, tiny_recipe: Rec
     shutil.copytree(tiny_run, copy, dirs_exist_ok=True)
     manifest = copy / "implicit_sft" / "manifest.json"
     manifest.write_bytes(orjson.dumps(orjson.loads(manifest.read_bytes()) | {"fingerprint": "0" * 64}))
-    with pytest.raises(RunError, match="'implicit_sft' of .* was redone since"):
+    with pytest.raises(RunError, match=r"'implicit_sft' of .* was redone since"):
         pauserec.load(copy)
     (copy / "result.json").unlink()
     with pytest.raises(RunError, match="is not finished"):
