@@ -89,6 +89,9 @@ def recommend(
         Path | None, typer.Option(metavar="FILE", help="Histories: parquet, csv or jsonl with user_id and item_id.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Items per history.")] = 10,
+    allow: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Recommend nothing but these items.")] = None,
+    deny: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Never recommend these items.")] = None,
+    category: Annotated[str | None, typer.Option(help="Recommend items of this category only.")] = None,
     model: Annotated[str | None, typer.Option(help="Row of the run's table; the last stage by default.")] = None,
     format_: Annotated[OutputFormat, typer.Option("--format")] = OutputFormat.table,
     output: Annotated[Path | None, typer.Option(help="File to write; needed for parquet.")] = None,
@@ -103,7 +106,13 @@ def recommend(
     _quiet_libraries()
     recommender = load(run, model)
     with _one_line_warnings():
-        found = recommender.recommend(wanted, k)
+        found = recommender.recommend(
+            wanted,
+            k,
+            allow=[histories.ids(allow)] * len(wanted) if allow is not None else None,
+            deny=[histories.ids(deny)] * len(wanted) if deny is not None else None,
+            category=[category] * len(wanted),
+        )
     if format_ is OutputFormat.table:
         for name, result in zip(names, found, strict=True):
             console.print(_recommendation_table(name, result, recommender))

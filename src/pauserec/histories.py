@@ -23,7 +23,7 @@ def read(history: str | None, users: Path | None) -> tuple[list[str], list[list[
     if (history is None) == (users is None):
         raise DataError("give either --history ID,ID,... or --users FILE")
     if users is None:
-        return ["history"], [[item.strip() for item in (history or "").split(",") if item.strip()]]
+        return ["history"], [ids(history or "")]
     if users.suffix not in READERS:
         raise DataError(f"--users {users}: the file must end in {', '.join(READERS)}")
     try:
@@ -41,6 +41,11 @@ def read(history: str | None, users: Path | None) -> tuple[list[str], list[list[
     frame = frame.with_columns(pl.col("user_id", "item_id").cast(pl.String))
     grouped = frame.group_by("user_id", maintain_order=True).agg(pl.col("item_id").drop_nulls())
     return grouped["user_id"].to_list(), grouped["item_id"].to_list()
+
+
+def ids(text: str) -> list[str]:
+    """The ids of a comma-separated list."""
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def write(names: Sequence[str], found: Sequence[Recommendations], format_: str, output: Path | None) -> None:

@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from pauserec.baselines.popularity import Popularity
 from pauserec.config import EvaluatedModel
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
-from pauserec.records import Dataset, Item, Recommendations, Recommender, Scored
+from pauserec.records import Dataset, IntArray, Item, Offer, Recommendations, Recommender, Scored
 from pauserec.results import model_test, open_finished
 from pauserec.semantic_ids.codes import SemanticIds
 
@@ -22,19 +23,36 @@ class TrainedRecommender:
     def __init__(self, model: Recommender, fallback: Recommender, dataset: Dataset, *, drop_seen: bool) -> None:
         self._model, self._fallback, self._dataset = model, fallback, dataset
         self._drop_seen = drop_seen
+        members: dict[str, list[int]] = {}
+        for number, item in enumerate(dataset.items):
+            for category in item.categories:
+                members.setdefault(category, []).append(number)
+        self._members = {category: np.array(numbers, dtype=np.int64) for category, numbers in members.items()}
 
     def item(self, item_id: str) -> Item:
         """The catalogue entry of an id. Raises KeyError."""
         return self._dataset.items[self._dataset.number_of[item_id]]
 
-    def recommend(self, histories: Sequence[Sequence[str]], k: int = 10) -> list[Recommendations]:
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        *,
+        allow: Sequence[Sequence[str] | None] | None = None,
+        deny: Sequence[Sequence[str]] | None = None,
+        category: Sequence[str | None] | None = None,
+    ) -> list[Recommendations]:
         """Up to k items for each history, best first.
 
-        Ids that are not in the catalogue are dropped, with one warning that counts them; a history with none left gets
-        the most popular items, marked `fallback="popularity"`. Raises RecipeError if k is not positive.
+        allow, deny: per history the ids that alone may be recommended (None: all), and those that never may.
+        category: per history the category that every item must be of (None: any).
+        Ids of a history that are not in the catalogue are dropped, with one warning that counts them; a history with none
+        left gets the most popular items, marked `fallback="popularity"`. Fewer than k legal items: fewer are given,
+        marked. Raises RecipeError if k is not positive, a category is unknown or the lists differ in length.
         """
         if k < 1:
             raise RecipeError(f"k is {k}: ask for at least 1 item")
+        offer = self._offer(len(histories), allow, deny, category)
         k_found = min(k, len(self._dataset.items))
         number_of = self._dataset.number_of
         known = [np.array([number_of[i] for i in history if i in number_of], dtype=np.int64) for history in histories]
@@ -53,7 +71,9 @@ class TrainedRecommender:
         ):
             if not rows:
                 continue
-            ranking = model.top([known[row] for row in rows], k_found, drop_seen=self._drop_seen)
+            ranking = model.top(
+                [known[row] for row in rows], k_found, drop_seen=self._drop_seen, offer=offer.rows(rows)
+            )
             for row, items, scores in zip(rows, ranking.items, ranking.scores, strict=True):
                 found = tuple(
                     Scored(self._dataset.items[item].item_id, float(score))
@@ -63,10 +83,42 @@ class TrainedRecommender:
                 results[row] = Recommendations(found, unknown[row], fallback, len(found) < k)
         return [result for result in results if result is not None]
 
+    def _offer(
+        self,
+        histories: int,
+        allow: Sequence[Sequence[str] | None] | None,
+        deny: Sequence[Sequence[str]] | None,
+        category: Sequence[str | None] | None,
+    ) -> Offer:
+        """The limits of a request in item numbers; ids that the catalogue lacks limit nothing."""
+        for name, lists in (("allow", allow), ("deny", deny), ("category", category)):
+            if lists is not None and len(lists) != histories:
+                raise RecipeError(f"{name} has {len(lists)} entries for {histories} histories: give one for each")
+        number_of = self._dataset.number_of
 
-def load(run: str | Path, model: str | None = None) -> TrainedRecommender:
+        def numbers(ids: Sequence[str]) -> IntArray:
+            return np.array(sorted({number_of[i] for i in ids if i in number_of}), dtype=np.int64)
+
+        allowed = [None if ids is None else numbers(ids) for ids in allow or [None] * histories]
+        for row, wanted in enumerate(category or ()):
+            if wanted is None:
+                continue
+            if wanted not in self._members:
+                close = get_close_matches(wanted, self._members, n=3) or sorted(self._members)[:3]
+                raise RecipeError(
+                    f"no item has the category {wanted!r}: did you mean {', '.join(close) or 'another run'}?"
+                )
+            before = allowed[row]
+            members = self._members[wanted]
+            allowed[row] = members if before is None else np.intersect1d(before, members)
+        return Offer(allowed, None if deny is None else [numbers(ids) for ids in deny])
+
+
+def load(run: str | Path, model: str | None = None, *, cache_bytes: int = 0) -> TrainedRecommender:
     """Open a finished run folder for recommending. `model` is a row of its table; None takes the last stage's.
 
+    cache_bytes: memory for the prompts of histories that were asked for before, the least recently used leaving first; a
+    history that has only grown since then costs its new items alone. For a process that goes on serving.
     Raises RunError if the folder is no finished run or has no such model.
     """
     folder = open_finished(Path(run))
@@ -80,5 +132,5 @@ def load(run: str | Path, model: str | None = None) -> TrainedRecommender:
     chosen = models[model] if model is not None else EvaluatedModel(name=last, stage=last)
     dataset = load_dataset(folder.finished("dataset").path)
     ids = SemanticIds.load(folder.finished("semantic_ids").path)
-    recommender = model_test(recipe, chosen).recommender(folder.finished(chosen.stage), ids, dataset)
+    recommender = model_test(recipe, chosen).recommender(folder.finished(chosen.stage), ids, dataset, cache_bytes)
     return TrainedRecommender(recommender, Popularity.fit(dataset), dataset, drop_seen=recipe.evaluation.seen == "drop")

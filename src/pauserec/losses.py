@@ -86,14 +86,12 @@ class _FullSoftmax(torch.autograd.Function):
             for start in range(0, len(hidden), CHUNK):
                 part = slice(start, start + CHUNK)
                 states, target = hidden[part].to(dtype), labels[part]
-                scores = (states @ weight.T).float()
-                normaliser = scores.logsumexp(-1, keepdim=True)
-                loss += (normaliser - scores.gather(1, target[:, None])).sum()
+                log_p = (states @ weight.T).float().log_softmax(-1)  # one pass per row, while the row is at hand
+                loss -= log_p.gather(1, target[:, None]).sum()
                 if grad_hidden is None and grad_trained is None:
                     continue
-                scores.sub_(normaliser).exp_()
-                scores.scatter_add_(1, target[:, None], scores.new_full((len(target), 1), -1.0))
-                error = scores.to(dtype)
+                log_p.exp_().scatter_add_(1, target[:, None], log_p.new_full((len(target), 1), -1.0))
+                error = log_p.to(dtype)
                 if grad_hidden is not None:
                     grad_hidden[part] = (error @ weight).to(hidden.dtype)
                 if grad_trained is not None:

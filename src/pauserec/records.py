@@ -99,13 +99,36 @@ class Ranking:
     scores: FloatArray
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What may be recommended to each of several histories, as item numbers.
+
+    allow: nothing but these, where not None. deny: none of these, whatever `allow` says.
+    """
+
+    allow: Sequence[IntArray | None] | None = None
+    deny: Sequence[IntArray] | None = None
+
+    def rows(self, chosen: Sequence[int]) -> "Offer":
+        """The same for some of the histories."""
+        allow = None if self.allow is None else [self.allow[row] for row in chosen]
+        return Offer(allow, None if self.deny is None else [self.deny[row] for row in chosen])
+
+    def without(self, histories: Sequence[IntArray]) -> "Offer":
+        """The same, with each history's own items denied too."""
+        if self.deny is None:
+            return Offer(self.allow, histories)
+        return Offer(self.allow, [np.union1d(a, b) for a, b in zip(self.deny, histories, strict=True)])
+
+
 class Recommender(Protocol):
     """Anything that ranks the catalogue given histories. Item numbers are those of the `Dataset` it was made for."""
 
-    def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool) -> Ranking:
+    def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool, offer: Offer | None = None) -> Ranking:
         """The k best items for each history (whole, in time order; the recommender truncates it itself).
 
-        With `drop_seen`, no item of the history is ever returned. Never returns an item twice for one history.
+        With `drop_seen`, no item of the history is ever returned; `offer` limits what may be returned further. Never
+        returns an item twice for one history.
         """
         ...
 

@@ -63,7 +63,9 @@ class ModelTest(Settings):
     pauses: int
     history_length: int
 
-    def recommender(self, checkpoint: FinishedStep, ids: SemanticIds, dataset: Dataset) -> LLMRecommender:
+    def recommender(
+        self, checkpoint: FinishedStep, ids: SemanticIds, dataset: Dataset, cache_bytes: int = 0
+    ) -> LLMRecommender:
         """The checkpoint, ready to rank."""
         return LLMRecommender.load(
             checkpoint.path,
@@ -73,6 +75,7 @@ class ModelTest(Settings):
             prompt=self.prompt,
             decoding=self.decoding,
             form=Format(self.fields, self.pauses, self.history_length),
+            cache_bytes=cache_bytes,
         )
 
 
@@ -129,7 +132,7 @@ def check_baseline(
     dataset = load_dataset(dataset_step.path)
     with timed() as fitting:
         recommender = BASELINES[job.name].fit(dataset)
-    _write(job.name, both_splits(job.name, recommender, dataset, job.ranking), dataset, out)
+    _write(job.name, both_splits(job.name, recommender, dataset, job.ranking), dataset, out, {})
     return {"fit_seconds": round(fitting["seconds"], 3)}
 
 
@@ -145,7 +148,8 @@ def check_model(
     """Test a checkpoint on both held-out splits."""
     dataset = load_dataset(dataset_step.path)
     recommender = job.recommender(checkpoint, SemanticIds.load(ids_step.path), dataset)
-    _write(job.name, both_splits(job.name, recommender, dataset, job.ranking), dataset, out)
+    results = both_splits(job.name, recommender, dataset, job.ranking)
+    _write(job.name, results, dataset, out, recommender.kernels)
 
 
 def both_splits(name: str, recommender: Recommender, dataset: Dataset, ranking: Ranking) -> dict[Split, Result]:
@@ -167,9 +171,9 @@ def one_split(name: str, recommender: Recommender, dataset: Dataset, ranking: Ra
     )
 
 
-def _write(name: str, results: dict[Split, Result], dataset: Dataset, out: Path) -> None:
+def _write(name: str, results: dict[Split, Result], dataset: Dataset, out: Path, kernels: Mapping[str, str]) -> None:
     metrics: dict[str, Any] = {split: result.metrics for split, result in results.items()}
-    content: dict[str, Any] = {**metrics, "decoding": results["test"].decoding}
+    content: dict[str, Any] = {**metrics, "decoding": {**results["test"].decoding, **kernels}}
     write_atomically(out / METRICS, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
     by_model: dict[str, dict[Split, Result]] = {name: results}
     write_ranks(out / RANKS, by_model, dataset)

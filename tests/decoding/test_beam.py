@@ -77,7 +77,7 @@ def catalogues(draw: st.DrawFn) -> tuple[tuple[int, ...], np.ndarray]:
     catalogues(),
     st.integers(1, 40),
     st.sampled_from(["full", "codebook", "legal"]),
-    st.sampled_from(["none", "deny", "allow"]),
+    st.sampled_from(["none", "deny", "allow", "both"]),
     st.integers(0, 10**6),
 )
 def test_equals_brute_force(
@@ -86,16 +86,23 @@ def test_equals_brute_force(
     sizes, codes = catalogue
     rng = np.random.default_rng(seed)
     table = Catalogue.build(codes, sizes)
-    listed = [rng.permutation(len(codes))[: rng.integers(0, len(codes) + 1)] for _ in range(2)]
-    only = None if rule == "none" else table.filter(listed, allow=rule == "allow")
+    denied, allowed = ([rng.choice(len(codes) + 2, rng.integers(0, len(codes) + 1)) for _ in range(2)] for _ in "ab")
+    only = {
+        "none": None,
+        "deny": table.filter(deny=denied),
+        "allow": table.filter(allow=[allowed[0], None]),
+        "both": table.filter(deny=denied, allow=[None, allowed[1]]),
+    }[rule]
     model = TableModel(sizes, 2, seed)
     found: Beams = beam_search(model, table, beams, normalise=normalise, only=only)  # type: ignore[arg-type]
     for request in range(2):
-        numbers = {"none": range(len(codes)), "allow": listed[request]}.get(
-            rule, np.setdiff1d(np.arange(len(codes)), listed[request])
-        )
-        allowed = {tuple(codes[n].tolist()) for n in numbers}
-        expected = by_brute_force(model, request, allowed, beams, normalise)
+        numbers = set(range(len(codes)))
+        if rule in ("deny", "both"):
+            numbers -= set(denied[request].tolist())
+        if (rule, request) in (("allow", 0), ("both", 1)):
+            numbers &= set(allowed[request].tolist())
+        legal = {tuple(codes[n].tolist()) for n in numbers}
+        expected = by_brute_force(model, request, legal, beams, normalise)
         items = [item for item in found.items[request].tolist() if item >= 0]
         assert [tuple(codes[item].tolist()) for item in items] == [ids for ids, _ in expected]
         np.testing.assert_allclose(found.scores[request][: len(items)].numpy(), [s for _, s in expected], atol=1e-4)

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from pauserec.errors import ModelError
-from pauserec.llm.tree import IMPLEMENTATION, BranchPass, Document, TreePass
+from pauserec.llm.tree import IMPLEMENTATION, Document, Pass, TreePass
 
 SHAPE = {
     "hidden_size": 64,
@@ -42,7 +42,7 @@ def separately(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     return states
 
 
-def as_tree(model: PreTrainedModel, ids: torch.Tensor, tree: TreePass | BranchPass) -> torch.Tensor:
+def as_tree(model: PreTrainedModel, ids: torch.Tensor, tree: Pass) -> torch.Tensor:
     model.set_attn_implementation(IMPLEMENTATION)
     embedded = model.get_input_embeddings()(ids)[None]
     positions = tree.positions()
@@ -67,24 +67,6 @@ def test_branches_equal_separate_sequences(config: PreTrainedConfig) -> None:
             alone = separately(model, torch.cat([ids[:attach], ids[start : start + length]]))[attach:]
             torch.testing.assert_close(states[start : start + length], alone, atol=1e-4, rtol=0)
             start += length
-
-
-@pytest.mark.parametrize("config", CONFIGS)
-@torch.no_grad()
-def test_decoded_branches_see_their_ancestors_only(config: PreTrainedConfig) -> None:
-    model, beams = make(config), 3
-    trunks = [torch.randint(0, 100, (12,)), torch.randint(0, 100, (7,))]
-    prefill = TreePass([Document(12), Document(7)], keep=True)
-    as_tree(model, torch.cat(trunks), prefill)
-    first, second = torch.randint(0, 100, (2, beams)), torch.randint(0, 100, (2, beams))
-    parents = torch.tensor([[0, 0, 2], [2, 1, 1]])
-    as_tree(model, first.flatten(), BranchPass(prefill.cache, [], beams))
-    step = BranchPass(prefill.cache, [parents], beams)
-    states = as_tree(model, second.flatten(), step).view(2, beams, -1)
-    for row in range(2):
-        for beam in range(beams):
-            ids = torch.cat([trunks[row], first[row, parents[row, beam]][None], second[row, beam][None]])
-            torch.testing.assert_close(states[row, beam], separately(model, ids)[-1], atol=1e-4, rtol=0)
 
 
 def test_input_embeddings_receive_the_same_gradient() -> None:

@@ -23,8 +23,8 @@ from scipy import sparse
 from pauserec.baselines.popularity import WEIGHTS, FinalFit, count_events, fitting_sequences, load_tensors
 from pauserec.config import Settings
 from pauserec.errors import RunError
-from pauserec.evaluation.ranking import best_items, mask_seen
-from pauserec.records import Dataset, IntArray, Ranking
+from pauserec.evaluation.ranking import best_items, withhold
+from pauserec.records import Dataset, IntArray, Offer, Ranking
 
 SETTINGS = "settings.json"
 CHUNK = 512
@@ -68,11 +68,15 @@ class Cooccurrence:
         similarity.sort_indices()
         return cls(similarity, counts, settings)
 
-    def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool) -> Ranking:
+    def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool, offer: Offer | None = None) -> Ranking:
         """The k best items. Co-occurring items score above 0; the rest follow by popularity with scores below 0."""
         if not histories:
             return Ranking(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))
-        parts = [self._top(histories[begin : begin + CHUNK], k, drop_seen) for begin in range(0, len(histories), CHUNK)]
+        parts = []
+        for begin in range(0, len(histories), CHUNK):
+            rows = range(begin, min(begin + CHUNK, len(histories)))
+            part = [histories[row] for row in rows]
+            parts.append(self._top(part, k, drop_seen, offer.rows(rows) if offer else None))
         return Ranking(np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]))
 
     def save(self, folder: Path) -> None:
@@ -100,12 +104,11 @@ class Cooccurrence:
         similarity = sparse.csr_array((tensors["values"], tensors["indices"], tensors["indptr"]), shape=(items, items))
         return cls(similarity, tensors["counts"], settings)
 
-    def _top(self, histories: Sequence[IntArray], k: int, drop_seen: bool) -> Ranking:
+    def _top(self, histories: Sequence[IntArray], k: int, drop_seen: bool, offer: Offer | None) -> Ranking:
         scores = (self._weights(histories) @ self.similarity).toarray()
         filler = self._filler()
         scores = np.where(scores > 0, scores, filler[None])
-        if drop_seen:
-            mask_seen(scores, histories)
+        withhold(scores, histories, drop_seen, offer)
         return best_items(scores, k)
 
     def _weights(self, histories: Sequence[IntArray]) -> Any:

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pauserec.errors import RunError
-from pauserec.evaluation.ranking import best_items, mask_seen
-from pauserec.records import Dataset, IntArray, Ranking
+from pauserec.evaluation.ranking import best_items, withhold
+from pauserec.records import Dataset, IntArray, Offer, Ranking
 
 FinalFit = Literal["train", "train+validation"]
 WEIGHTS = "model.safetensors"
@@ -28,13 +28,13 @@ class Popularity:
         """Count the events that `final_fit` admits."""
         return cls(count_events(fitting_sequences(dataset, final_fit), len(dataset.items)))
 
-    def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool) -> Ranking:
+    def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool, offer: Offer | None = None) -> Ranking:
         """The k most frequent items, without the history's own where `drop_seen`. Scores are event counts."""
-        if not drop_seen:
+        if not drop_seen and offer is None:
             one = best_items(self.counts[None].astype(np.float64), k)
             return Ranking(np.repeat(one.items, len(histories), axis=0), np.repeat(one.scores, len(histories), axis=0))
         scores = np.repeat(self.counts[None].astype(np.float64), len(histories), axis=0)
-        mask_seen(scores, histories)
+        withhold(scores, histories, drop_seen, offer)
         return best_items(scores, k)
 
     def save(self, folder: Path) -> None:

@@ -136,6 +136,8 @@ class PromptConfig(Settings):
     """Opens the user's turn."""
     history_length: int = Field(default=20, ge=1)
     """Most recent items of a history that a prompt holds."""
+    history_step: int = Field(default=1, ge=1)
+    """The window over a long history moves in blocks of this many items, so that a user's cached prompt stays valid."""
     text_tokens: int = Field(default=48, ge=1)
     """An item's text is cut to this many tokens inside prompts."""
     brackets: Literal["all", "target"] = "all"

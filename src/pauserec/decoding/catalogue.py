@@ -1,14 +1,15 @@
 """The catalogue without a tree: sorted integer keys, where a code prefix is a range and its children are found by search.
 
 An item's key reads its codes as digits, so the items below a prefix are neighbours. What may follow a prefix is found
-with `searchsorted`, vectorised over requests and beams, on any device. A filter (seen, denied, allowed) is a sorted list
-of positions per request: how many of a range it holds is two searches, so nothing is rebuilt per request.
+with `searchsorted`, vectorised over requests and beams, on any device. A filter (already seen, denied, allowed, one
+category) is a sorted list of positions per request: how many of a range it holds is two searches, so nothing is rebuilt.
 
-Shapes: n items, B requests, K beams, C codes of a level, m filtered positions.
+Shapes: n items, B requests, K beams, C codes of a level, m listed positions.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -21,15 +22,30 @@ from pauserec.records import IntArray
 
 @dataclass(frozen=True)
 class Filter:
-    """Positions per request, sorted, padded with n. int64 [B, m]. They are the only ones allowed, or the ones denied."""
+    """What may be offered to each request, as positions of the catalogue: sorted, without repeats, padded with n.
 
-    positions: Tensor
-    allow: bool
+    denied: int64 [B, m]. allowed: int64 [B, m'], already without the denied ones; it counts where limited, bool [B].
+    None: no request has an allow-list.
+    """
 
-    def count(self, bounds: Tensor) -> Tensor:
-        """How many listed positions lie before each bound. bounds int64 [B, ...] -> int64 of the same shape."""
-        flat = bounds.reshape(len(bounds), -1).contiguous()
-        return torch.searchsorted(self.positions, flat).reshape(bounds.shape)
+    denied: Tensor
+    allowed: Tensor | None
+    limited: Tensor
+
+    def available(self, bounds: Tensor) -> Tensor:
+        """How many items of each range may be offered. bounds: int64 [B, K, C + 1] -> int64 [B, K, C]."""
+        count = bounds.diff(dim=-1)
+        if self.denied.shape[1]:
+            count = count - _count(self.denied, bounds)
+        if self.allowed is not None:
+            count = torch.where(self.limited[:, None, None], _count(self.allowed, bounds), count)
+        return count
+
+
+def _count(positions: Tensor, bounds: Tensor) -> Tensor:
+    """How many positions lie in each range. positions [B, m], bounds [B, K, C + 1] -> [B, K, C]."""
+    before = torch.searchsorted(positions, bounds.reshape(len(bounds), -1).contiguous())
+    return before.reshape(bounds.shape).diff(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -85,22 +101,47 @@ class Catalogue:
         """The same table on a device."""
         return replace(self, keys=self.keys.to(device), items=self.items.to(device))
 
-    def filter(self, items: Sequence[IntArray], *, allow: bool = False) -> Filter:
-        """A filter from item numbers per request (B of them). Numbers that the table lacks have no effect."""
-        by_item, order = torch.sort(self.items)
-        rows = []
-        for numbers in items:
-            wanted = torch.from_numpy(np.unique(np.asarray(numbers, dtype=np.int64))).to(self.items.device)
-            if not len(by_item):
-                rows.append(wanted[:0])
-                continue
-            found = torch.searchsorted(by_item, wanted).clamp(max=len(by_item) - 1)
-            rows.append(torch.sort(order[found[by_item[found] == wanted]]).values)
-        width = max((len(row) for row in rows), default=0)
-        positions = torch.full((len(rows), width), len(self), dtype=torch.int64, device=self.keys.device)
-        for number, row in enumerate(rows):
-            positions[number, : len(row)] = row
-        return Filter(positions, allow)
+    def filter(
+        self, *, deny: Sequence[IntArray] | None = None, allow: Sequence[IntArray | None] | None = None
+    ) -> Filter:
+        """A filter from item numbers per request (B of them, in either argument). An allow-list of None admits all.
+
+        An item that is denied and allowed is denied. Numbers that the table lacks have no effect.
+        """
+        batch = len(deny if deny is not None else allow or ())
+        nothing = np.empty(0, dtype=np.int64)
+        denied = self._positions(deny if deny is not None else [nothing] * batch)
+        lists = [None] * batch if allow is None else allow
+        limited = torch.tensor([numbers is not None for numbers in lists], dtype=torch.bool, device=self.keys.device)
+        if all(numbers is None for numbers in lists):
+            return Filter(denied, None, limited)
+        allowed = self._positions([nothing if numbers is None else numbers for numbers in lists])
+        if denied.shape[1] and allowed.shape[1]:
+            place = torch.searchsorted(denied, allowed).clamp(max=denied.shape[1] - 1)
+            allowed = allowed.masked_fill(denied.gather(1, place) == allowed, len(self)).sort(dim=1).values
+        return Filter(denied, allowed, limited)
+
+    @cached_property
+    def _by_item(self) -> tuple[Tensor, Tensor]:
+        """Item numbers in ascending order, and the position of each. int64 [n] twice."""
+        found = torch.sort(self.items)
+        return found.values, found.indices
+
+    def _positions(self, lists: Sequence[IntArray]) -> Tensor:
+        """Positions of listed items, sorted per list, without repeats, padded with n. int64 [B, longest list]."""
+        device, n, lengths = self.keys.device, len(self), [len(numbers) for numbers in lists]
+        width = max(lengths, default=0)
+        if not width or not n:
+            return torch.empty(len(lists), 0, dtype=torch.int64, device=device)
+        numbers = torch.from_numpy(np.concatenate(lists).astype(np.int64, copy=False)).to(device)
+        by_item, position = self._by_item
+        place = torch.searchsorted(by_item, numbers).clamp(max=n - 1)
+        listed = torch.full((len(lists), width), n, dtype=torch.int64, device=device)
+        inside = torch.arange(width, device=device) < torch.tensor(lengths, device=device)[:, None]
+        listed[inside] = torch.where(by_item[place] == numbers, position[place], n)
+        listed = listed.sort(dim=1).values
+        repeated = torch.nn.functional.pad(listed.diff(dim=1) == 0, (1, 0))
+        return listed.masked_fill(repeated, n).sort(dim=1).values
 
     def stride(self, level: int) -> int:
         """Keys below one code of a level."""
@@ -113,8 +154,4 @@ class Catalogue:
 
     def legal(self, bounds: Tensor, only: Filter | None) -> Tensor:
         """Whether some allowed item lies below each child. bounds [B, K, C + 1] -> bool [B, K, C]."""
-        present = bounds.diff(dim=-1)
-        if only is None:
-            return present > 0
-        listed = only.count(bounds).diff(dim=-1)
-        return (listed if only.allow else present - listed) > 0
+        return (bounds.diff(dim=-1) if only is None else only.available(bounds)) > 0

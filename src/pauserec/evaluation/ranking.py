@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pauserec.records import IntArray, Ranking
+from pauserec.records import IntArray, Offer, Ranking
 
 
 def best_items(scores: npt.NDArray[np.floating], k: int) -> Ranking:
@@ -34,8 +34,19 @@ def best_items(scores: npt.NDArray[np.floating], k: int) -> Ranking:
     return Ranking(numbers, values)
 
 
-def mask_seen(scores: npt.NDArray[np.floating], histories: Sequence[IntArray]) -> None:
-    """Set each row's scores of the items in its history to -inf, in place. scores: [n, items]."""
-    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-    if len(rows):
-        scores[rows, np.concatenate(histories)] = -np.inf
+def withhold(
+    scores: npt.NDArray[np.floating], histories: Sequence[IntArray], drop_seen: bool, offer: Offer | None
+) -> None:
+    """Set each row's scores of the items that may not be returned to -inf, in place. scores: [n, items]."""
+    for row, allowed in enumerate((offer and offer.allow) or ()):
+        if allowed is not None:
+            kept = scores[row, allowed]
+            scores[row] = -np.inf
+            scores[row, allowed] = kept
+    lists = [histories] if drop_seen else []
+    if offer and offer.deny is not None:
+        lists.append(offer.deny)
+    for denied in lists:
+        rows = np.repeat(np.arange(len(denied)), [len(numbers) for numbers in denied])
+        if len(rows):
+            scores[rows, np.concatenate(denied)] = -np.inf

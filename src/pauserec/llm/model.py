@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pauserec import assets
 from pauserec.config import ModelConfig
 from pauserec.errors import ModelError
-from pauserec.llm.tree import IMPLEMENTATION, BranchPass, TreePass
+from pauserec.llm.tree import IMPLEMENTATION, Pass
 from pauserec.llm.vocabulary import Vocabulary, find_vocabulary, grow_tokenizer
 from pauserec.losses import Head
 from pauserec.run import FinishedStep, write_atomically
@@ -125,7 +125,7 @@ class LanguageModel(nn.Module):
         rows = functional.embedding((ids - self.block.first).clamp(0, len(self.block.rows) - 1), self.block.rows)
         return torch.where(inside[..., None], (rows * scale).to(embedded.dtype), embedded)
 
-    def hidden(self, inputs: Tensor, tree: TreePass | BranchPass) -> Tensor:
+    def hidden(self, inputs: Tensor, tree: Pass) -> Tensor:
         """Final hidden states [N, D] of token ids [N] or input embeddings [N, D], in one tree pass."""
         embedded = inputs if inputs.is_floating_point() else self.embed(inputs)
         output = self.hf.base_model(

@@ -7,9 +7,12 @@ SID (paper, Appendix F.1; the words are ours). Item text is data: it is encoded 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from pauserec.config import PromptConfig
+from pauserec.llm.prefixes import MarkedPrompt
+from pauserec.llm.rationale import Rationales
 from pauserec.llm.vocabulary import PlainText, Vocabulary
 from pauserec.records import IntArray, Item
 from pauserec.semantic_ids.codes import SemanticIds
@@ -19,11 +22,15 @@ CONTROL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 
 @dataclass(frozen=True)
 class Format:
-    """What varies between prompts: text fields after each SID, number of pauses, items in the history."""
+    """What varies between prompts: text fields after each SID, number of pauses, items in the history.
+
+    rationale: most tokens that the model writes before it names an item; the prompt then ends inside the think block.
+    """
 
     fields: tuple[str, ...] = ()
     pauses: int = 0
     history_length: int = 20
+    rationale: int = 0
 
 
 class Prompts:
@@ -46,6 +53,7 @@ class Prompts:
         self.codes: list[list[int]] = vocabulary.item_tokens(ids).tolist()
         """Code tokens of each item."""
         self._brackets = config.brackets == "all"
+        self._step = min(config.history_step, form.history_length)
         texts = self._plain.encode([item_text(item, form.fields) for item in items]) if form.fields else []
         line = self._words("\n") if form.fields else []
         self.entries = [
@@ -54,6 +62,7 @@ class Prompts:
         ]
         """What each item looks like in the user's turn."""
         self.opening = self._turn("system", config.system) + self._open("user") + self._words(f"{config.history}\n")
+        self._after = [*self._words("\n"), vocabulary.begin]
         self.suffix = self._suffix(form.pauses)
 
     def sid(self, item: int) -> list[int]:
@@ -71,9 +80,24 @@ class Prompts:
             tokens += self.entries[item]
         return tokens
 
+    def start(self, length: int) -> int:
+        """Place in a history of `length` items where its window begins: the last `history_length`, or a few less.
+
+        The window moves in blocks of `history_step` items, so that prompts of one user go on agreeing in their beginning.
+        """
+        over = length - self.form.history_length
+        return -(-over // self._step) * self._step if over > 0 else 0
+
     def prompt(self, history: IntArray) -> list[int]:
-        """The whole prompt for a history (its last `history_length` items), up to and including `<|sid_begin|>`."""
-        return self.trunk(history[-self.form.history_length :]) + self.suffix
+        """The whole prompt for a history: up to and including `<|sid_begin|>`, or to where a rationale begins."""
+        return self.trunk(history[self.start(len(history)) :]) + self.suffix
+
+    def marked(self, history: IntArray) -> MarkedPrompt:
+        """The prompt, marked after the template and after each history entry."""
+        tokens = self.prompt(history)
+        shown = history[self.start(len(history)) :]
+        lengths = [len(self.opening), *(len(self.entries[item]) for item in shown)]
+        return MarkedPrompt(tokens, tuple(accumulate(lengths)))
 
     def is_code(self, token: int) -> bool:
         """Whether a token is one of the SID codes."""
@@ -88,10 +112,18 @@ class Prompts:
     def _turn(self, role: str, text: str) -> list[int]:
         return self._open(role) + self._words(text) + self._control["<|im_end|>"] + self._words("\n")
 
+    def rationales(self) -> Rationales | None:
+        """How this prompt's think block is filled by the model itself; None where it is not."""
+        if not self.form.rationale:
+            return None
+        close, end = self._control["</think>"], self._control["<|im_end|>"]
+        return Rationales(tuple(close), tuple(self._after), (end[0],), limit=self.form.rationale)
+
     def _suffix(self, pauses: int) -> list[int]:
-        think = self._control["<think>"] + [self.vocabulary.pause] * pauses + self._control["</think>"]
         end = self._control["<|im_end|>"] + self._words("\n")
-        return end + self._open("assistant") + think + self._words("\n") + [self.vocabulary.begin]
+        think = self._control["<think>"] + [self.vocabulary.pause] * pauses
+        closed = [] if self.form.rationale else self._control["</think>"] + self._after
+        return end + self._open("assistant") + think + closed
 
 
 def item_text(item: Item, fields: Sequence[str]) -> str:

@@ -8,12 +8,12 @@ equal those of a separate sequence `trunk[:attach] + branch`.
 It works for every Hugging Face causal LM whose attention goes through `ALL_ATTENTION_FUNCTIONS` (Llama, Qwen3, Gemma 3,
 ...): the pass rides through the model's forward as a keyword argument and is met again inside our attention function.
 
-Shapes: N tokens of the pass, H heads, G key/value heads, D head width, T trunk tokens, n document tokens, K beams.
+Shapes: N tokens of the pass, H heads, G key/value heads, D head width, T trunk tokens, n document tokens.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -93,13 +93,9 @@ class _Bucket:
 
 @dataclass
 class TreePass:
-    """What the attention function needs to know about one training or prefill pass over documents.
-
-    With `keep`, the keys and values of every layer stay in `cache`, for branches that come later.
-    """
+    """What the attention function needs to know about one pass over whole documents (llm/cache.py: over cached ones)."""
 
     documents: Sequence[Document]
-    keep: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
@@ -110,7 +106,6 @@ class TreePass:
         self._buckets = [self._trunks(rows) for rows in _similar(list(range(len(trunks))), trunks)]
         self._buckets += [self._branches(rows) for rows in _similar(branched, [d.length for d in self.documents])]
         self._order = torch.cat([bucket.queries.flatten()[bucket.real] for bucket in self._buckets]).argsort()
-        self.cache = TreeCache.empty(trunks, self.device) if self.keep else None
 
     def positions(self) -> Tensor:
         """Position ids, int64 [1, N]."""
@@ -120,8 +115,6 @@ class TreePass:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D]."""
         q, k, v = lower(q), lower(k), lower(v)
         outputs = [bucket.attend(q[0], k[0], v[0], scale, window) for bucket in self._buckets]
-        if self.cache is not None:
-            self.cache.store(layer, k, v, self._starts)
         return torch.cat(outputs, dim=1).index_select(1, self._order)[None]
 
     def _trunks(self, rows: list[int]) -> _Bucket:
@@ -164,84 +157,16 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
     return x.index_select(1, index.flatten()).view(len(x), *index.shape, -1).transpose(0, 1)
 
 
-@dataclass
-class TreeCache:
-    """Keys and values of a batch of trunks, padded to the longest, and of the branch tokens added since.
-
-    keys, values: per layer [B, G, T + steps * K, D]. lengths: int64 [B], the trunks' true lengths.
-    """
-
-    lengths: Tensor
-    index: Tensor
-    """int64 [B, T]: a trunk token's offset from its document's start, 0 where padded."""
-    keys: list[Tensor]
-    values: list[Tensor]
-
-    @classmethod
-    def empty(cls, lengths: Sequence[int], device: torch.device) -> Self:
-        """Room for trunks of these lengths."""
-        sizes = torch.tensor(lengths, device=device)
-        places = torch.arange(max(lengths), device=device).expand(len(lengths), -1)
-        return cls(sizes, places * (places < sizes[:, None]), [], [])
-
-    def store(self, layer: int, k: Tensor, v: Tensor, starts: Sequence[int]) -> None:
-        """Take over the trunks' k, v from a flat pass, [1, G, N, D]."""
-        if layer != len(self.keys):
-            raise ModelError(f"layer {layer} ran out of order: this model's layers cannot be decoded as a tree")
-        rows = self.index + torch.tensor(starts, device=k.device)[:, None]
-        self.keys.append(k[0][:, rows].transpose(0, 1))
-        self.values.append(v[0][:, rows].transpose(0, 1))
-
-    def add(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append one step's k, v [B, G, K, D] and give all of the layer's."""
-        self.keys[layer] = torch.cat([self.keys[layer], k], dim=2)
-        self.values[layer] = torch.cat([self.values[layer], v], dim=2)
-        return self.keys[layer], self.values[layer]
-
-
-@dataclass
-class BranchPass:
-    """One decoding step: K new tokens per document, each the child of a beam, over cached trunks.
-
-    ancestors: for each earlier step int64 [B, K]: which token of that step each beam descends from.
-    """
-
-    cache: TreeCache
-    ancestors: Sequence[Tensor]
-    beams: int
-
-    def __post_init__(self) -> None:
-        self._masks: dict[int | None, Tensor] = {}
+class Pass(Protocol):
+    """What rides through a model's forward: the attention of one pass, and its positions."""
 
     def positions(self) -> Tensor:
-        """Position ids, int64 [1, B * K]."""
-        return (self.cache.lengths + len(self.ancestors)).repeat_interleave(self.beams)[None]
+        """Position ids, int64 [1, N]."""
+        ...
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-        """As TreePass.attend; the new keys and values join the cache."""
-        batch = len(self.cache.lengths)
-        q, k, v = (lower(x)[0].reshape(x.shape[1], batch, self.beams, -1).transpose(0, 1) for x in (q, k, v))
-        keys, values = self.cache.add(layer, k, v)
-        if window not in self._masks:
-            self._masks[window] = self._mask(window)
-        output = attend(q, keys, values, scale, self._masks[window][:, None])
-        return output.transpose(0, 1).flatten(1, 2)[None]
-
-    def _mask(self, window: int | None) -> Tensor:
-        """bool [B, K, T + steps * K + K]: the trunk, each beam's ancestors, and itself."""
-        lengths, beams, device = self.cache.lengths, self.beams, self.cache.lengths.device
-        rows = torch.arange(beams, device=device).expand(len(lengths), -1)
-        trunk = torch.arange(self.cache.index.shape[1], device=device)
-        seen = trunk < lengths[:, None]
-        if window is not None:
-            seen = seen & (lengths[:, None] + len(self.ancestors) - trunk < window)
-        steps = [
-            torch.nn.functional.one_hot(parents, beams).bool()
-            if window is None or len(self.ancestors) - step < window
-            else torch.zeros(len(lengths), beams, beams, dtype=torch.bool, device=device)
-            for step, parents in enumerate([*self.ancestors, rows])
-        ]
-        return torch.cat([seen[:, None].expand(-1, beams, -1), *steps], dim=-1)
+        """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D]."""
+        ...
 
 
 def _attention(
@@ -252,7 +177,7 @@ def _attention(
     attention_mask: Tensor | None,
     *,
     scaling: float,
-    tree: TreePass | BranchPass | None = None,
+    tree: Pass | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **_: Any,

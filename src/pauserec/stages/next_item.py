@@ -82,7 +82,7 @@ class NextItemSamples:
             if n < 2:
                 continue
             if stage.targets == "last":
-                start = max(0, n - 1 - size)
+                start = self._prompts.start(n - 1)
                 found.append(Window(user, start, n - 1, (n - 1,), start + 1))
                 continue
             for window in windows(user, n, size, stage.window_overlap):
@@ -146,7 +146,7 @@ def train_next_item(
         model.train_rows(range(model.vocabulary.first_sid, model.vocabulary.used), backbone=True)
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, stage.softmax, stage.dropout)
-    recommender = LLMRecommender(model, prompts, ids, job.decoding, autocast=bfloat16)
+    recommender = LLMRecommender(model, prompts, ids, job.decoding, training=True, autocast=bfloat16)
     validate = None if stage.final_fit == "train+validation" else _validator(job, recommender, dataset)
     summary = fit(objective, samples.batches(), stage, out=out, log=log, bfloat16=bfloat16, validate=validate)
     model.save(out)

@@ -1,0 +1,281 @@
+"""Constrained decoding against Hugging Face's generate: the same weights, prompts and top items, in one process.
+
+    python benchmarks/decode.py [--model smollm2-135m-q4] [--rounds 5] [--save]
+
+The model has its full depth and rows for 4 x 256 codes; the catalogue holds 12,101 random items. Prompts are random
+tokens of an exact length: speed does not depend on what they say. Neither side has a cached template, unless a key says so.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import arguments, clock, interleaved, matrix_rate, ratio, report
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from pauserec.config import ModelConfig
+from pauserec.decoding import beam
+from pauserec.decoding.catalogue import Catalogue
+from pauserec.llm.decoder import decode
+from pauserec.llm.model import LanguageModel, bfloat16_is_fast, grow_vocabulary
+from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
+from pauserec.run import FinishedStep
+from pauserec.semantic_ids.codes import SemanticIds
+
+ITEMS, SIZES = 12_101, (256, 256, 256, 256)
+TEMPLATE, NEW_ITEM, SUFFIX = 48, 24, 14
+"""Tokens of a template, of one history entry with its title, and of what follows the history."""
+
+
+class Ours:
+    """Requests through pauserec."""
+
+    def __init__(self, folder: Path, ids: SemanticIds, dtype: torch.dtype) -> None:
+        self.model = LanguageModel.load(folder, ids).to(dtype).eval().requires_grad_(False)
+        self.catalogue = Catalogue.build(ids.codes, ids.sizes)
+
+    def top(self, prompts: list[list[int]], k: int, store: PrefixStore | None = None) -> list[list[int]]:
+        """Item numbers of each request, best first."""
+        marked = [MarkedPrompt(prompt, (TEMPLATE, len(prompt) - SUFFIX)) for prompt in prompts]
+        return decode(self.model, self.catalogue, marked, k, store=store).items.tolist()
+
+
+class Theirs:
+    """Requests through generate, with a dictionary from prefixes to legal tokens as its callback."""
+
+    def __init__(self, folder: Path, ids: SemanticIds, dtype: torch.dtype, ours: Ours) -> None:
+        self.hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval()
+        vocabulary = ours.model.vocabulary
+        # our softmax leaves out the rows that only pad the table: cut them here too, so that scores are comparable
+        self.hf.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits[..., : vocabulary.used])
+        tokens = vocabulary.item_tokens(ids).tolist()
+        self.item_of = {tuple(codes): item for item, codes in enumerate(tokens)}
+        children: dict[tuple[int, ...], set[int]] = {}
+        for codes in tokens:
+            for level in range(len(codes)):
+                children.setdefault(tuple(codes[:level]), set()).add(codes[level])
+        self.children = {prefix: sorted(codes) for prefix, codes in children.items()}
+
+    def prefill(self, prompt: list[int]) -> Any:
+        """Keys and values of a prompt, and the last token's logits."""
+        return self.hf(torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
+
+    def top(self, prompt: list[int], k: int, *, shared: bool = False) -> list[int]:
+        """Item numbers, best first. shared: the prompt is run once and its cache handed to generate."""
+        extra: dict[str, Any] = {}
+        if shared:
+            cache: DynamicCache = self.hf(torch.tensor([prompt[:-1]]), use_cache=True, logits_to_keep=1).past_key_values
+            cache.batch_repeat_interleave(k)
+            extra["past_key_values"] = cache
+        found = self.hf.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            num_beams=k,
+            num_return_sequences=k,
+            min_new_tokens=len(SIZES),
+            max_new_tokens=len(SIZES),
+            prefix_allowed_tokens_fn=lambda _, ids: self.children[tuple(ids[len(prompt) :].tolist())],
+            do_sample=False,
+            pad_token_id=0,
+            **extra,
+        )
+        return [self.item_of[tuple(codes)] for codes in found[:, len(prompt) :].tolist()]
+
+
+def speed(ours: Ours, theirs: Theirs, tokens: int, rounds: int, *, k: int = 20) -> dict[str, Any]:
+    """Both sides and Hugging Face's own prefill at one prompt length."""
+    prompt = random_prompt(tokens, ours, seed=tokens)
+    sides: dict[str, Callable[[], Any]] = {
+        "pauserec": lambda: ours.top([prompt], k),
+        "prefill": lambda: theirs.prefill(prompt),
+        "generate": lambda: theirs.top(prompt, k),
+        "generate_shared_cache": lambda: theirs.top(prompt, k, shared=True),
+    }
+    return interleaved(sides, rounds=rounds)
+
+
+def same_order(ours: Ours, theirs: Theirs, requests: int = 4) -> dict[str, bool]:
+    """Whether both sides give the same top 20, in the same order and as sets up to ties."""
+    orders, sets = [], []
+    for seed in range(requests):
+        prompt = random_prompt(120 + 10 * seed, ours, seed=seed)
+        found, expected = ours.top([prompt], 20)[0], theirs.top(prompt, 20)
+        orders.append(found == expected)
+        sets.append(len(set(found) ^ set(expected)) <= 2 or found == expected)
+    return {"order": all(orders), "set": all(sets)}
+
+
+def legal_share(ours: Ours, tokens: int, rounds: int) -> dict[str, float]:
+    """Share of a request that goes into legal children and top-k."""
+    prompt, spent = random_prompt(tokens, ours, seed=1), 0.0
+    originals = Catalogue.legal, Catalogue.bounds, beam._best
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            nonlocal spent
+            results: list[Any] = []
+            spent += clock(lambda: results.append(function(*args)))["wall_ms"]
+            return results[0]
+
+        return run
+
+    Catalogue.legal, Catalogue.bounds, beam._best = (timed(f) for f in originals)  # type: ignore[method-assign, assignment]
+    shares = []
+    for _ in range(rounds + 1):
+        spent = 0.0
+        whole = clock(lambda: ours.top([prompt], 20))["wall_ms"]
+        shares.append(spent / whole)
+    Catalogue.legal, Catalogue.bounds, beam._best = originals  # type: ignore[method-assign, assignment]
+    return {"legal_share": round(float(np.median(shares[1:])), 5)}
+
+
+def known_user(ours: Ours, tokens: int, rounds: int) -> dict[str, dict[str, Any]]:
+    """A request run whole, and one of a user whose history grew by one item since it was last asked for."""
+    prompt = random_prompt(tokens, ours, seed=2)
+    before, now = len(prompt) - SUFFIX - NEW_ITEM, len(prompt) - SUFFIX
+    earlier = MarkedPrompt(prompt[:before] + prompt[now:], (TEMPLATE, before))
+    filled = PrefixStore(10**9)
+    decode(ours.model, ours.catalogue, [earlier], 20, store=filled)
+    kept, template = filled.find(earlier.names()), filled.find(earlier.names()[:1])
+    assert kept is not None
+    assert template is not None
+    marked = MarkedPrompt(prompt, (TEMPLATE, before, now))
+
+    def known() -> None:
+        store = PrefixStore(10**9)
+        store.keep_template(earlier.names(), template)
+        store.keep(earlier.names(), kept)
+        decode(ours.model, ours.catalogue, [marked], 20, store=store)
+
+    return interleaved({"cold": lambda: ours.top([prompt], 20), "known": known}, rounds=rounds)
+
+
+def throughput(ours: Ours, tokens: int) -> dict[str, float]:
+    """Requests per second at several batch sizes."""
+    found = {}
+    for batch in (1, 8, 32):
+        prompts = [random_prompt(tokens, ours, seed=seed) for seed in range(batch)]
+        request = partial(ours.top, prompts, 20)
+        request()
+        found[str(batch)] = round(batch * 1e3 / min(clock(request)["wall_ms"] for _ in range(2)), 3)
+    return found
+
+
+def random_prompt(tokens: int, ours: Ours, seed: int) -> list[int]:
+    """Tokens of text and of codes, ending in `<|sid_begin|>`."""
+    vocabulary, rng = ours.model.vocabulary, np.random.default_rng(seed)
+    drawn = rng.integers(100, vocabulary.first_sid, size=tokens - 1)
+    codes = rng.integers(vocabulary.code_offsets[0], vocabulary.pause, size=tokens - 1)
+    return [*np.where(rng.random(tokens - 1) < 0.4, codes, drawn).tolist(), vocabulary.begin]
+
+
+def prepare(model: str, folder: Path) -> SemanticIds:
+    """Random IDs and the grown model, written into `folder`."""
+    rng = np.random.default_rng(0)
+    keys = rng.choice(int(np.prod(SIZES)), ITEMS, replace=False)
+    ids = SemanticIds(np.stack(np.unravel_index(keys, SIZES), axis=1).astype(np.int64), SIZES)
+    (folder / "ids").mkdir()
+    (folder / "base").mkdir()
+    ids.save(folder / "ids")
+    step = FinishedStep("semantic_ids", folder / "ids", "", {})
+    grow_vocabulary(ModelConfig(name=model), step, out=folder / "base", log=lambda *_: None)
+    return ids
+
+
+def peak_memory(folder: Path) -> dict[str, float]:
+    """Peak memory of a request at K=50, T=1500 above that of a plain prefill, in units of one sequence's cache."""
+    peaks = {}
+    for side in ("prefill", "pauserec"):
+        command = [sys.executable, __file__, "--peak-of", side, "--folder", str(folder)]
+        found = [json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(3)]
+        peaks[side] = min(one["peak_mb"] for one in found)
+        cache = found[0]["cache_mb"]
+    above = peaks["pauserec"] - peaks["prefill"]
+    return {
+        "peak_memory_ratio": round(above / cache, 3),
+        "peak_mb_pauserec": peaks["pauserec"],
+        "peak_mb_prefill": peaks["prefill"],
+        "cache_mb_of_one_sequence": round(cache, 1),
+    }
+
+
+def print_peak(side: str, folder: Path) -> None:
+    """Run one side once in this process and print its peak resident memory."""
+    ids = SemanticIds.load(folder / "ids")
+    ours = Ours(folder / "base", ids, torch.float32)
+    prompt = random_prompt(1500, ours, seed=3)
+    shape = ours.model.hf.config
+    if side == "prefill":
+        ours.model.hf.set_attn_implementation("sdpa")
+        ours.model.hf(torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
+    else:
+        ours.top([prompt], 50)
+    width = shape.num_key_value_heads * (
+        getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    )
+    cache = 2 * shape.num_hidden_layers * width * len(prompt) * 4
+    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "cache_mb": cache / 2**20}))
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--model", default="smollm2-135m-q4")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peak-of", choices=["prefill", "pauserec"], help="for the benchmark's own use")
+    parser.add_argument("--folder", type=Path, help="for the benchmark's own use")
+    options = parser.parse_args()
+    if options.peak_of:
+        print_peak(options.peak_of, options.folder)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        ids = prepare(options.model, folder)
+        report("decode", {"model": options.model, **measure(folder, ids, options.rounds)}, options.save)
+
+
+def measure(folder: Path, ids: SemanticIds, rounds: int) -> dict[str, Any]:
+    """Everything the benchmark says."""
+    raw: dict[str, Any] = {}
+    ours = Ours(folder / "base", ids, torch.float32)
+    theirs = Theirs(folder / "base", ids, torch.float32, ours)
+    found: dict[str, Any] = {"same_top20_float32": same_order(ours, theirs)["order"]}
+    for tokens in (400, 100):
+        times = raw[f"float32_T{tokens}"] = speed(ours, theirs, tokens, rounds)
+        found[f"speedup_vs_generate_T{tokens}"] = ratio(times, "generate", "pauserec")
+        found[f"speedup_vs_shared_cache_T{tokens}"] = ratio(times, "generate_shared_cache", "pauserec")
+        found[f"ratio_to_prefill_T{tokens}"] = ratio(times, "pauserec", "prefill")
+    prompt = random_prompt(400, ours, seed=4)
+    widths = {f"K{k}": partial(ours.top, [prompt], k) for k in (10, 50)}
+    raw["beams_T400"] = interleaved(widths, rounds=rounds)
+    found["ratio_K50_to_K10"] = ratio(raw["beams_T400"], "K50", "K10")
+    found |= legal_share(ours, 400, rounds)
+    raw["known_user_T400"] = known_user(ours, 400, rounds)
+    found["speedup_known_user"] = ratio(raw["known_user_T400"], "cold", "known")
+    found |= peak_memory(folder)
+    parameters = sum(p.numel() for p in ours.model.hf.model.layers.parameters())
+    rates = {"float32": matrix_rate(torch.float32)}
+    found["requests_per_second_float32_T400"] = throughput(ours, 400)
+    if bfloat16_is_fast(torch.device("cpu")):
+        ours = Ours(folder / "base", ids, torch.bfloat16)
+        theirs = Theirs(folder / "base", ids, torch.bfloat16, ours)
+        found["same_set_bfloat16"] = same_order(ours, theirs)["set"]
+        times = raw["bfloat16_T400"] = speed(ours, theirs, 400, rounds)
+        found["speedup_vs_generate_T400_bfloat16"] = ratio(times, "generate", "pauserec")
+        found["ratio_to_prefill_T400_bfloat16"] = ratio(times, "pauserec", "prefill")
+        found["requests_per_second_bfloat16_T400"] = throughput(ours, 400)
+        rates["bfloat16"] = matrix_rate(torch.bfloat16)
+    found["floor_ms_T400"] = {name: round(2e3 * parameters * 400 / rate, 1) for name, rate in rates.items()}
+    return {**found, "matrix_rate_gflops": {name: round(rate / 1e9, 1) for name, rate in rates.items()}, "times": raw}
+
+
+if __name__ == "__main__":
+    main()

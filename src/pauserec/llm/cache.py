@@ -1,0 +1,174 @@
+"""Keys and values of prompts that were run already, and the two passes that go on from them.
+
+A cache has one buffer per layer, made once: room for the longest trunk, then a place for every branch token. Prefill
+writes trunks into it, cold or behind a prefix that was kept from earlier; each decoding step writes K tokens per
+document. Nothing is copied or reordered as beams are chosen: a beam sees its ancestors through the mask.
+
+Shapes: B documents, H heads, G key/value heads, D head width, R room for a trunk, K beams, N tokens of a pass.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pauserec.errors import ModelError
+from pauserec.llm.attention import attend, causal, lower
+from pauserec.llm.tree import Document, TreePass
+
+
+class TreeCache:
+    """Keys and values of a batch of trunks and of the branch tokens added since.
+
+    keys, values: per layer [B, R + branch tokens, G, D]. past: trunk tokens that each document holds.
+    """
+
+    def __init__(self, batch: int, room: int, branch_tokens: int, device: torch.device) -> None:
+        self.room, self.width, self.device = room, room + branch_tokens, device
+        self.past = [0] * batch
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def write(self, layer: int, places: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store k, v [G, N, D] at flat places [N] of the buffer [B * width]."""
+        if layer == len(self.keys):
+            shape = (len(self.past), self.width, k.shape[0], k.shape[2])
+            # zeros, not empty: a masked value still meets the product 0 * value
+            self.keys.append(k.new_zeros(shape))
+            self.values.append(v.new_zeros(shape))
+        if layer > len(self.keys):
+            raise ModelError(f"layer {layer} ran out of order: this model's layers cannot be decoded as a tree")
+        for buffer, new in ((self.keys, k), (self.values, v)):
+            buffer[layer].view(-1, *buffer[layer].shape[2:]).index_copy_(0, places, new.transpose(0, 1))
+
+    def read(self, layer: int, width: int) -> tuple[Tensor, Tensor]:
+        """The first `width` places of every document, [B, G, width, D]: views, nothing is copied."""
+        return self.keys[layer][:, :width].transpose(1, 2), self.values[layer][:, :width].transpose(1, 2)
+
+    def prefix(self, row: int, length: int) -> Tensor:
+        """A copy of a document's first `length` trunk tokens, [layers, 2, length, G, D]."""
+        layers = zip(self.keys, self.values, strict=True)
+        return torch.stack([torch.stack([k[row, :length], v[row, :length]]) for k, v in layers])
+
+    def restore(self, prefixes: Sequence[Tensor | None]) -> None:
+        """Start every document with a kept prefix, or with none. To be called before the first pass."""
+        kept = next((prefix for prefix in prefixes if prefix is not None), None)
+        if kept is None:
+            return
+        for layer in range(len(kept)):
+            for buffers, part in ((self.keys, 0), (self.values, 1)):
+                buffer = kept.new_zeros(len(self.past), self.width, *kept.shape[3:])
+                for row, prefix in enumerate(prefixes):
+                    if prefix is not None:
+                        buffer[row, : prefix.shape[2]] = prefix[layer, part]
+                buffers.append(buffer)
+        self.past = [0 if prefix is None else prefix.shape[2] for prefix in prefixes]
+
+
+class ExtendPass:
+    """Prefill: new trunk tokens of every document, behind those that the cache holds.
+
+    lengths: new tokens per document, 0 where there is none; they lie one after another in the pass, without padding.
+    """
+
+    def __init__(self, cache: TreeCache, lengths: Sequence[int]) -> None:
+        self._cache, self._begin = cache, list(cache.past)
+        self._lengths = list(lengths)
+        cache.past = [begin + length for begin, length in zip(self._begin, lengths, strict=True)]
+        if max(cache.past) > cache.room:
+            raise ValueError(f"a trunk of {max(cache.past)} tokens does not fit in a cache with room for {cache.room}")
+        row = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+        offset = torch.cat([torch.arange(length) for length in lengths])
+        column = torch.tensor(self._begin)[row] + offset
+        self._positions = column.to(cache.device)
+        self._places = (row * cache.width + column).to(cache.device)
+        self._cold = not any(self._begin)
+        self._fresh = (
+            TreePass([Document(n) for n in lengths], cache.device) if self._cold and len(lengths) > 1 else None
+        )
+        self._padded = (row * max(lengths) + offset).to(cache.device)
+        self._masks: dict[int | None, Tensor] = {}
+
+    def positions(self) -> Tensor:
+        """Position ids, int64 [1, N]."""
+        return self._positions[None]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D], which join the cache."""
+        q, k, v = lower(q), lower(k), lower(v)
+        self._cache.write(layer, self._places, k[0], v[0])
+        if self._fresh is not None:  # the new tokens are all there is: no padding to skip
+            return self._fresh.attend(layer, q, k, v, scale, window)
+        if self._cold:
+            return causal(q, k, v, scale, window)
+        batch, longest = len(self._lengths), max(self._lengths)
+        keys, values = self._cache.read(layer, max(self._cache.past))
+        if window not in self._masks:
+            self._masks[window] = self._mask(window)
+        heads, _, width = q.shape[1:]
+        if batch > 1:
+            padded = q.new_zeros(heads, batch * longest, width).index_copy_(1, self._padded, q[0])
+            q = padded.view(heads, batch, longest, width).transpose(0, 1)
+        output = attend(q, keys, values, scale, self._masks[window])
+        if batch == 1:
+            return output
+        return output.transpose(0, 1).reshape(heads, batch * longest, width).index_select(1, self._padded)[None]
+
+    def _mask(self, window: int | None) -> Tensor:
+        """bool [B, 1, longest, T]: what each new token may see; a padded query sees the first key, and is thrown away."""
+        device = self._cache.device
+        begin = torch.tensor(self._begin, device=device)[:, None, None]
+        position = begin + torch.arange(max(self._lengths), device=device)[:, None]
+        key = torch.arange(max(self._cache.past), device=device)
+        mask = key <= position
+        if window is not None:
+            mask &= position - key < window
+        return mask[:, None]
+
+
+class BranchPass:
+    """One decoding step: K new tokens per document, each the child of a beam, over cached trunks.
+
+    ancestors: for each earlier step int64 [B, K]: which token of that step each beam descends from.
+    """
+
+    def __init__(self, cache: TreeCache, ancestors: Sequence[Tensor], beams: int) -> None:
+        self._cache, self._ancestors, self._beams = cache, ancestors, beams
+        self._past = torch.tensor(cache.past, device=cache.device)
+        first = cache.room + len(ancestors) * beams
+        rows = torch.arange(len(cache.past), device=cache.device)[:, None] * cache.width
+        self._places = (rows + first + torch.arange(beams, device=cache.device)).flatten()
+        self._stop = first + beams
+        self._masks: dict[int | None, Tensor] = {}
+
+    def positions(self) -> Tensor:
+        """Position ids, int64 [1, B * K]."""
+        return (self._past + len(self._ancestors)).repeat_interleave(self._beams)[None]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        """As ExtendPass.attend; the new keys and values join the cache."""
+        q, k, v = lower(q), lower(k), lower(v)
+        self._cache.write(layer, self._places, k[0], v[0])
+        keys, values = self._cache.read(layer, self._stop)
+        if window not in self._masks:
+            self._masks[window] = self._mask(window)
+        heads, _, width = q.shape[1:]
+        queries = q.view(heads, len(self._past), self._beams, width).transpose(0, 1)
+        output = attend(queries, keys, values, scale, self._masks[window])
+        return output.transpose(0, 1).reshape(1, heads, -1, width)
+
+    def _mask(self, window: int | None) -> Tensor:
+        """bool [B, 1, K, R + steps * K + K]: the trunk, each beam's ancestors, and itself."""
+        past, beams, device = self._past, self._beams, self._cache.device
+        rows = torch.arange(beams, device=device).expand(len(past), -1)
+        trunk = torch.arange(self._cache.room, device=device)
+        seen = trunk < past[:, None]
+        if window is not None:
+            seen = seen & (past[:, None] + len(self._ancestors) - trunk < window)
+        steps = [
+            torch.nn.functional.one_hot(parents, beams).bool()
+            if window is None or len(self._ancestors) - step < window
+            else torch.zeros(len(past), beams, beams, dtype=torch.bool, device=device)
+            for step, parents in enumerate([*self._ancestors, rows])
+        ]
+        return torch.cat([seen[:, None].expand(-1, beams, -1), *steps], dim=-1)[:, None]

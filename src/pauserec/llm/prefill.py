@@ -1,0 +1,42 @@
+"""Running prompts into a cache: whole, or what no kept beginning covers.
+
+Shapes: B requests, D width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pauserec.llm.cache import ExtendPass, TreeCache
+from pauserec.llm.model import LanguageModel
+from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
+
+
+def prefill(
+    model: LanguageModel, cache: TreeCache, prompts: Sequence[MarkedPrompt], store: PrefixStore | None
+) -> Tensor:
+    """Run what no kept prefix covers, fill `cache`, and give the hidden state after each prompt's last token [B, D]."""
+    names = [prompt.names() for prompt in prompts] if store is not None else []
+    if store is not None:
+        cache.restore([store.find(row) for row in names])
+    begin = list(cache.past)
+    last = extend(model, cache, [prompt.tokens[start:] for prompt, start in zip(prompts, begin, strict=True)])
+    if store is not None:
+        for row, prompt in enumerate(prompts):
+            if not store.has_template(names[row]):
+                store.keep_template(names[row], cache.prefix(row, prompt.marks[0]))
+            if store.capacity and begin[row] < prompt.marks[-1]:
+                store.keep(names[row], cache.prefix(row, prompt.marks[-1]))
+    return last
+
+
+def extend(model: LanguageModel, cache: TreeCache, tokens: Sequence[Sequence[int]]) -> Tensor:
+    """Append tokens to every document's trunk; the hidden state after each one's last token [B, D].
+
+    A document without new tokens gives the state of the one before it: not to be used.
+    """
+    lengths = [len(row) for row in tokens]
+    flat = torch.tensor([token for row in tokens for token in row], device=model.device)
+    hidden = model.hidden(flat, ExtendPass(cache, lengths))
+    return hidden[(torch.tensor(lengths, device=hidden.device).cumsum(0) - 1).clamp(min=0)]

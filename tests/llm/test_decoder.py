@@ -1,0 +1,143 @@
+"""Decoding with a real model: equal to Hugging Face's beam search, the same cold or behind kept prefixes, always legal."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pauserec
+from pauserec.decoding.catalogue import Catalogue
+from pauserec.llm.decoder import decode
+from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
+from pauserec.llm.recommender import LLMRecommender
+
+HISTORIES = [np.array(items) for items in ([3, 4, 5], [7], list(range(20, 34)), [39, 0, 1, 2, 3, 4])]
+
+
+@pytest.fixture(scope="module")
+def recommender(tiny_run: Path) -> LLMRecommender:
+    return pauserec.load(tiny_run)._model  # type: ignore[return-value]
+
+
+def prompts_of(recommender: LLMRecommender) -> list[MarkedPrompt]:
+    return [recommender.prompts.marked(history) for history in HISTORIES]
+
+
+def generate(recommender: LLMRecommender, prompt: list[int], beams: int) -> list[list[int]]:
+    """Hugging Face's constrained beam search over the catalogue's code sequences, best first."""
+    legal: dict[tuple[int, ...], set[int]] = {}
+    for codes in recommender.prompts.codes:
+        for level in range(len(codes)):
+            legal.setdefault(tuple(codes[:level]), set()).add(codes[level])
+    model = recommender.model
+    model.hf.set_attn_implementation("sdpa")
+    # rows of padding count in generate's softmax and not in ours: keep them out of its sum
+    model.hf.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, logits: logits[..., : model.vocabulary.used]
+    )
+    found = model.hf.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+        num_beams=beams,
+        num_return_sequences=beams,
+        max_new_tokens=len(recommender.prompts.codes[0]),
+        prefix_allowed_tokens_fn=lambda _, ids: sorted(legal[tuple(ids[len(prompt) :].tolist())]),
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        use_cache=True,
+    )
+    model.hf.get_output_embeddings()._forward_hooks.clear()
+    from pauserec.llm.tree import IMPLEMENTATION
+
+    model.hf.set_attn_implementation(IMPLEMENTATION)
+    return found[:, len(prompt) :].tolist()
+
+
+@torch.inference_mode()
+def test_equals_generate_with_a_prefix_callback(recommender: LLMRecommender) -> None:
+    found = decode(recommender.model, recommender.catalogue, prompts_of(recommender), 8)
+    for history, items in zip(HISTORIES, found.items.tolist(), strict=True):
+        expected = generate(recommender, recommender.prompts.prompt(history), 8)
+        assert [recommender.prompts.codes[item] for item in items] == expected
+
+
+@torch.inference_mode()
+def test_sampling_settings_of_the_model_change_nothing(recommender: LLMRecommender) -> None:
+    before = decode(recommender.model, recommender.catalogue, prompts_of(recommender), 8)
+    generation = recommender.model.hf.generation_config
+    generation.do_sample, generation.temperature, generation.top_k, generation.top_p = True, 5.0, 2, 0.1
+    after = decode(recommender.model, recommender.catalogue, prompts_of(recommender), 8)
+    assert torch.equal(before.items, after.items)
+    assert torch.equal(before.scores, after.scores)
+
+
+@torch.inference_mode()
+def test_kept_prefixes_change_no_ranking(recommender: LLMRecommender) -> None:
+    store = PrefixStore(10**7)
+    for shown in (1, 2, 3, 6, 14):  # every history grows from request to request
+        prompts = [recommender.prompts.marked(history[:shown]) for history in HISTORIES]
+        cold = decode(recommender.model, recommender.catalogue, prompts, 10)
+        warm = decode(recommender.model, recommender.catalogue, prompts, 10, store=store)
+        assert torch.equal(cold.items, warm.items)
+        torch.testing.assert_close(cold.scores, warm.scores, atol=1e-4, rtol=0)
+    assert store.hits > 8
+
+
+@torch.inference_mode()
+def test_a_known_history_runs_its_new_items_only(recommender: LLMRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    hidden = recommender.model.hidden
+    monkeypatch.setattr(recommender.model, "hidden", lambda x, tree: seen.append(len(x)) or hidden(x, tree))
+    store, prompts = PrefixStore(10**7), recommender.prompts
+    for history in (np.array([3, 4]), np.array([3, 4, 5])):
+        decode(recommender.model, recommender.catalogue, [prompts.marked(history)], 5, store=store)
+    levels = len(recommender.catalogue.sizes)
+    assert seen[0] == len(prompts.prompt(np.array([3, 4])))
+    assert seen[levels] == len(prompts.entries[5]) + len(prompts.suffix)
+
+
+def test_the_store_forgets_the_least_recently_used() -> None:
+    names = [MarkedPrompt(list(range(n)), (1, n)).names() for n in (2, 3, 4)]
+    prefix = torch.zeros(1, 2, 5, 1, 1)
+    store = PrefixStore(2 * prefix.nbytes)
+    store.keep(names[0], prefix)
+    store.keep(names[1], prefix)
+    assert store.find(names[0]) is prefix
+    store.keep(names[2], prefix)
+    assert store.find(names[1]) is None, "it was used longer ago than the first"
+    assert store.find(names[0]) is prefix
+    assert store.bytes == 2 * prefix.nbytes
+    store.keep(names[0], torch.zeros(1, 2, 50, 1, 1))
+    assert len(store) == 2, "what alone exceeds the room is not kept, and costs nothing"
+
+
+@torch.inference_mode()
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_what_comes_out_is_legal_and_as_much_as_there_is(recommender: LLMRecommender, data: st.DataObject) -> None:
+    everything = list(range(40))
+    kept = data.draw(st.lists(st.sampled_from(everything), unique=True))
+    catalogue = recommender.catalogue.without_items(np.setdiff1d(everything, kept))
+    denied = [data.draw(st.lists(st.sampled_from(everything))) for _ in HISTORIES]
+    only = catalogue.filter(deny=[np.array(numbers, dtype=np.int64) for numbers in denied])
+    beams = data.draw(st.integers(1, 50))
+    mode = data.draw(st.sampled_from(["full", "codebook", "legal"]))
+    found = decode(recommender.model, catalogue, prompts_of(recommender), beams, normalise=mode, only=only)
+    for row, items in enumerate(found.items.tolist()):
+        legal = set(kept) - set(denied[row])
+        given_items = [item for item in items if item >= 0]
+        assert len(given_items) == len(set(given_items)) <= min(beams, len(legal))
+        assert set(given_items) <= legal
+        if beams >= len(legal):
+            assert set(given_items) == legal, "with a beam for every item, none may be lost"
+
+
+def test_one_item_and_no_item(recommender: LLMRecommender) -> None:
+    one = recommender.catalogue.without_items(np.arange(1, 40))
+    none: Catalogue = one.without_items(np.array([0]))
+    assert decode(recommender.model, one, prompts_of(recommender)[:1], 3).items.tolist() == [[0, -1, -1]]
+    assert decode(recommender.model, none, prompts_of(recommender)[:1], 3).items.tolist() == [[-1, -1, -1]]
