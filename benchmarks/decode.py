@@ -39,7 +39,7 @@ class Ours:
     """Requests through pauserec."""
 
     def __init__(self, folder: Path, ids: SemanticIds, dtype: torch.dtype) -> None:
-        self.model = LanguageModel.load(folder, ids).to(dtype).eval().requires_grad_(False)
+        self.model = LanguageModel.load(folder, ids).to(dtype).prepare_inference()
         self.catalogue = Catalogue.build(ids.codes, ids.sizes)
 
     def top(self, prompts: list[list[int]], k: int, store: PrefixStore | None = None) -> list[list[int]]:

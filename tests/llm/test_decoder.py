@@ -7,12 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import pauserec
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.llm.decoder import decode
+from pauserec.llm.model import LanguageModel
 from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.recommender import LLMRecommender
+from pauserec.semantic_ids.codes import SemanticIds
 
 HISTORIES = [np.array(items) for items in ([3, 4, 5], [7], list(range(20, 34)), [39, 0, 1, 2, 3, 4])]
 
@@ -26,19 +29,13 @@ def prompts_of(recommender: LLMRecommender) -> list[MarkedPrompt]:
     return [recommender.prompts.marked(history) for history in HISTORIES]
 
 
-def generate(recommender: LLMRecommender, prompt: list[int], beams: int) -> list[list[int]]:
+def generate(hf: PreTrainedModel, recommender: LLMRecommender, prompt: list[int], beams: int) -> list[list[int]]:
     """Hugging Face's constrained beam search over the catalogue's code sequences, best first."""
     legal: dict[tuple[int, ...], set[int]] = {}
     for codes in recommender.prompts.codes:
         for level in range(len(codes)):
             legal.setdefault(tuple(codes[:level]), set()).add(codes[level])
-    model = recommender.model
-    model.hf.set_attn_implementation("sdpa")
-    # rows of padding count in generate's softmax and not in ours: keep them out of its sum
-    model.hf.get_output_embeddings().register_forward_hook(
-        lambda module, inputs, logits: logits[..., : model.vocabulary.used]
-    )
-    found = model.hf.generate(
+    found = hf.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
         num_beams=beams,
@@ -48,21 +45,33 @@ def generate(recommender: LLMRecommender, prompt: list[int], beams: int) -> list
         do_sample=False,
         eos_token_id=None,
         pad_token_id=0,
-        use_cache=True,
     )
-    model.hf.get_output_embeddings()._forward_hooks.clear()
-    from pauserec.llm.tree import IMPLEMENTATION
-
-    model.hf.set_attn_implementation(IMPLEMENTATION)
     return found[:, len(prompt) :].tolist()
 
 
 @torch.inference_mode()
-def test_equals_generate_with_a_prefix_callback(recommender: LLMRecommender) -> None:
+def test_equals_generate_with_a_prefix_callback(recommender: LLMRecommender, tiny_run: Path) -> None:
+    hf = AutoModelForCausalLM.from_pretrained(tiny_run / "implicit_sft", dtype=torch.float32)
+    used = recommender.model.vocabulary.used
+    # rows that only pad the table count in generate's softmax and not in ours: keep them out of its sum
+    hf.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits[..., :used])
     found = decode(recommender.model, recommender.catalogue, prompts_of(recommender), 8)
     for history, items in zip(HISTORIES, found.items.tolist(), strict=True):
-        expected = generate(recommender, recommender.prompts.prompt(history), 8)
+        expected = generate(hf, recommender, recommender.prompts.prompt(history), 8)
         assert [recommender.prompts.codes[item] for item in items] == expected
+
+
+@torch.inference_mode()
+def test_packed_weights_change_no_ranking(recommender: LLMRecommender, tiny_run: Path) -> None:
+    ids = SemanticIds.load(tiny_run / "semantic_ids")
+    plain = LanguageModel.load(tiny_run / "implicit_sft", ids).eval()
+    assert recommender.model.packed
+    assert not plain.packed
+    packed, unpacked = (
+        decode(model, recommender.catalogue, prompts_of(recommender), 10) for model in (recommender.model, plain)
+    )
+    assert torch.equal(packed.items, unpacked.items)
+    torch.testing.assert_close(packed.scores, unpacked.scores, atol=1e-4, rtol=0)
 
 
 @torch.inference_mode()
@@ -90,8 +99,8 @@ def test_kept_prefixes_change_no_ranking(recommender: LLMRecommender) -> None:
 @torch.inference_mode()
 def test_a_known_history_runs_its_new_items_only(recommender: LLMRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    hidden = recommender.model.hidden
-    monkeypatch.setattr(recommender.model, "hidden", lambda x, tree: seen.append(len(x)) or hidden(x, tree))
+    embed = recommender.model.embed
+    monkeypatch.setattr(recommender.model, "embed", lambda ids: seen.append(len(ids)) or embed(ids))
     store, prompts = PrefixStore(10**7), recommender.prompts
     for history in (np.array([3, 4]), np.array([3, 4, 5])):
         decode(recommender.model, recommender.catalogue, [prompts.marked(history)], 5, store=store)

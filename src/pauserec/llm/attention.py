@@ -1,11 +1,22 @@
 """Attention over padded groups: causal or masked, by the fused kernel or by plain matrix products, whichever is faster.
 
+On a CPU the fused kernel computes much of what a causal mask throws away, and in bfloat16 it is slower than matrix
+products; so a prompt's queries are run in blocks that see only the keys before them.
+
 Shapes: b documents, H heads, G key/value heads, L queries, n keys, D head width. q [b, H, L, D]; k, v [b, G, n, D].
 """
+
+from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+BLOCK = 128
+"""Queries run together on a CPU."""
+LONG = 1024
+"""From this length on the fused kernel skips masked blocks itself."""
 
 
 def lower(x: Tensor) -> Tensor:
@@ -16,32 +27,53 @@ def lower(x: Tensor) -> Tensor:
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
     """Every query sees itself and what came before, at most `window` tokens back."""
-    length = q.shape[2]
-    plain = window is None or window >= length
+    length, plain = q.shape[2], window is None or window >= q.shape[2]
+    inference = q.device.type == "cpu" and not torch.is_grad_enabled()
+    if plain and inference and length > BLOCK and (q.dtype == torch.bfloat16 or length < LONG):
+        count = -(-length // BLOCK)  # blocks of equal size: a short last one would be slow
+        bounds = [length * number // count for number in range(count + 1)]
+        return torch.cat([_block(q, k, v, scale, start, stop) for start, stop in pairwise(bounds)], dim=2)
     if plain and not _by_products(q, k):
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    place = torch.arange(length, device=q.device)
-    distance = place[:, None] - place
-    mask = distance >= 0 if plain or window is None else (distance >= 0) & (distance < window)
-    return attend(q, k, v, scale, mask[None, None])
+    return attend(q, k, v, scale, _causal_mask(0, length, None if plain else window, q.device))
+
+
+def _block(q: Tensor, k: Tensor, v: Tensor, scale: float, start: int, stop: int) -> Tensor:
+    """Causal attention of the queries from start to stop."""
+    q, k, v = q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop]
+    seen = _causal_mask(start, stop, None, q.device)
+    return _products(q, k, v, scale, seen[..., start:]) if q.dtype == torch.bfloat16 else attend(q, k, v, scale, seen)
+
+
+@lru_cache(maxsize=64)
+def _causal_mask(start: int, stop: int, window: int | None, device: torch.device) -> Tensor:
+    """bool [1, 1, stop - start, stop]: what the queries from start to stop see."""
+    with torch.inference_mode(False):  # kept from a call in inference mode, it must serve training too
+        distance = torch.arange(start, stop, device=device)[:, None] - torch.arange(stop, device=device)
+        seen = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+        return seen[None, None]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
     """mask: bool [b or 1, 1, L, n], true where a query may look."""
     if not _by_products(q, k):
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return _products(q, k, v, scale, mask)
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
+    """As `attend`; mask [b or 1, 1, L, m] is of the last m keys, the ones before are all seen."""
     batch, heads, length, width = q.shape
     groups, n = k.shape[1], k.shape[2]
     with torch.autocast(q.device.type, enabled=False):
         scores = (q * scale).reshape(batch * groups, -1, width) @ k.reshape(batch * groups, n, width).transpose(1, 2)
-        shaped = scores.view(batch, heads, length, n).masked_fill(~mask, -torch.inf)
+        shaped = scores.view(batch, heads, length, n)
+        shaped[..., n - mask.shape[-1] :].masked_fill_(~mask, -torch.inf)
         weights = shaped.softmax(-1).view(batch * groups, -1, n)
         return (weights @ v.reshape(batch * groups, n, width)).view(batch, heads, length, width)
 
 
 def _by_products(q: Tensor, k: Tensor) -> bool:
-    """Whether plain matrix products beat the fused kernel: on a CPU its backward pass takes twice as long in bfloat16."""
-    small = q.shape[2] * k.shape[2] <= 512 * 1024
-    return (
-        q.device.type == "cpu" and q.dtype == torch.bfloat16 and small and torch.is_grad_enabled() and q.requires_grad
-    )
+    """Whether plain matrix products beat the fused kernel: on a CPU in bfloat16, unless there are few queries or many keys."""
+    small = q.shape[2] * k.shape[2] <= 512 * 1024 and (q.shape[2] > 64 or q.requires_grad)
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and small

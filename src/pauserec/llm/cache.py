@@ -88,10 +88,23 @@ class ExtendPass:
         )
         self._padded = (row * max(lengths) + offset).to(cache.device)
         self._masks: dict[int | None, Tensor] = {}
+        self.last = (torch.tensor(lengths).cumsum(0) - 1).clamp(min=0).to(cache.device)
+        """Place of each document's last new token in the pass, int64 [B]; without new tokens, some other's."""
 
     def positions(self) -> Tensor:
         """Position ids, int64 [1, N]."""
         return self._positions[None]
+
+    def attend_last(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """As `attend`, for each document's last token only: q [1, H, B, D] gives [1, H, B, D]; k, v are whole."""
+        q, k, v = lower(q), lower(k), lower(v)
+        self._cache.write(layer, self._places, k[0], v[0])
+        past = torch.tensor(self._cache.past, device=self._cache.device)
+        keys, values = self._cache.read(layer, max(self._cache.past))
+        seen = torch.arange(keys.shape[2], device=self._cache.device) < past[:, None]
+        return attend(q[0].transpose(0, 1)[:, :, None], keys, values, scale, seen[:, None, None])[:, :, 0].transpose(
+            0, 1
+        )[None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D], which join the cache."""

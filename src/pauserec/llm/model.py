@@ -14,6 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pauserec import assets
 from pauserec.config import ModelConfig
 from pauserec.errors import ModelError
+from pauserec.llm.cache import ExtendPass
+from pauserec.llm.fused import FusedBackbone, can_fuse
+from pauserec.llm.packed import PackedLinear, pack_linears
 from pauserec.llm.tree import IMPLEMENTATION, Pass
 from pauserec.llm.vocabulary import Vocabulary, find_vocabulary, grow_tokenizer
 from pauserec.losses import Head
@@ -57,6 +60,8 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.block: RowBlock | None = None
+        self._fused: FusedBackbone | None = None
+        self._packed_head: PackedLinear | None = None
 
     @classmethod
     def load(cls, path: Path, ids: SemanticIds) -> Self:
@@ -79,6 +84,17 @@ class LanguageModel(nn.Module):
         self.hf.set_attn_implementation(IMPLEMENTATION)
         self.hf.config.use_cache = False
 
+    def prepare_inference(self) -> Self:
+        """Freeze the model and lay its weights out for this processor: from here on it can only be run."""
+        self.merge_rows()
+        self.eval().requires_grad_(False)
+        if can_fuse(self.hf.base_model):
+            self._fused = FusedBackbone(self.hf.base_model)
+            del self.hf.base_model.layers  # their weights live on in packed form only
+        if self._fused is not None or pack_linears(self.hf.base_model):
+            self._packed_head = PackedLinear(self.head[: self.vocabulary.used])
+        return self
+
     @property
     def table(self) -> Tensor:
         """The input embedding table, [rows, D], padding rows included."""
@@ -95,6 +111,11 @@ class LanguageModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.table.device
+
+    @property
+    def packed(self) -> bool:
+        """Whether the linear layers are laid out for the processor (`prepare_inference`)."""
+        return self._packed_head is not None
 
     def train_rows(self, rows: range, *, backbone: bool = False) -> None:
         """Of the tables, train these rows only; with `backbone`, everything that is no table trains too."""
@@ -128,11 +149,19 @@ class LanguageModel(nn.Module):
     def hidden(self, inputs: Tensor, tree: Pass) -> Tensor:
         """Final hidden states [N, D] of token ids [N] or input embeddings [N, D], in one tree pass."""
         embedded = inputs if inputs.is_floating_point() else self.embed(inputs)
+        if self._fused is not None:
+            return self._fused.hidden(embedded, tree)
         output = self.hf.base_model(
             inputs_embeds=embedded[None], position_ids=tree.positions(), use_cache=False, tree=tree
         )
         states: Tensor = output.last_hidden_state[0]
         return states
+
+    def last_hidden(self, inputs: Tensor, extension: ExtendPass) -> Tensor:
+        """Final hidden state of each document's last token [B, D], and the cache filled."""
+        if self._fused is None:
+            return self.hidden(inputs, extension)[extension.last]
+        return self._fused.last(inputs if inputs.is_floating_point() else self.embed(inputs), extension)
 
     def output(self) -> Head:
         """The output rows in use; padding rows are no part of it."""
@@ -143,6 +172,9 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Logits of `rows` (all rows in use if None) for hidden states [..., D]."""
+        if rows is None and self._packed_head is not None:
+            whole: Tensor = self._packed_head(hidden)
+            return whole
         return self.output().logits(hidden, rows)
 
 

@@ -38,5 +38,4 @@ def extend(model: LanguageModel, cache: TreeCache, tokens: Sequence[Sequence[int
     """
     lengths = [len(row) for row in tokens]
     flat = torch.tensor([token for row in tokens for token in row], device=model.device)
-    hidden = model.hidden(flat, ExtendPass(cache, lengths))
-    return hidden[(torch.tensor(lengths, device=hidden.device).cumsum(0) - 1).clamp(min=0)]
+    return model.last_hidden(flat, ExtendPass(cache, lengths))

@@ -60,7 +60,7 @@ class LLMRecommender:
         language_model = LanguageModel.load(checkpoint, ids)
         if use_bfloat16(model, device):
             language_model.to(torch.bfloat16)
-        language_model.to(device).eval().requires_grad_(False)
+        language_model.to(device).prepare_inference()
         prompts = Prompts(language_model.tokenizer, language_model.vocabulary, ids, items, prompt, form)
         return cls(language_model, prompts, ids, decoding, cache_bytes=cache_bytes)
 
@@ -93,9 +93,10 @@ class LLMRecommender:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """What the numbers of this recommender were computed with: device, precision, attention."""
+        """What the numbers of this recommender were computed with: device, precision, linear layers."""
         dtype = torch.bfloat16 if self._autocast else self.model.table.dtype
-        return {"device": self.model.device.type, "precision": str(dtype).removeprefix("torch."), "attention": "sdpa"}
+        linear = "oneDNN, packed" if self.model.packed else "torch"
+        return {"device": self.model.device.type, "precision": str(dtype).removeprefix("torch."), "linear": linear}
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.model.device.type, torch.bfloat16) if self._autocast else nullcontext()
