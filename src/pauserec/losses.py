@@ -86,12 +86,16 @@ class _FullSoftmax(torch.autograd.Function):
             for start in range(0, len(hidden), CHUNK):
                 part = slice(start, start + CHUNK)
                 states, target = hidden[part].to(dtype), labels[part]
-                log_p = (states @ weight.T).float().log_softmax(-1)  # one pass per row, while the row is at hand
-                loss -= log_p.gather(1, target[:, None]).sum()
+                logits = states @ weight.T
+                largest, place = logits.max(-1, keepdim=True)
+                wanted = logits.gather(1, target[:, None])
+                # inside, softmax works in float32; no float32 copy of the logits is ever made
+                error = logits.softmax(-1)
+                # the largest probability never underflows, the target's might
+                loss += (largest.float() - wanted.float() - error.gather(1, place).float().log()).sum()
                 if grad_hidden is None and grad_trained is None:
                     continue
-                log_p.exp_().scatter_add_(1, target[:, None], log_p.new_full((len(target), 1), -1.0))
-                error = log_p.to(dtype)
+                error.scatter_add_(1, target[:, None], error.new_full((len(target), 1), -1.0))
                 if grad_hidden is not None:
                     grad_hidden[part] = (error @ weight).to(hidden.dtype)
                 if grad_trained is not None:

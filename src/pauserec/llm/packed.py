@@ -36,7 +36,7 @@ class PackedLinear(nn.Module):
     def joined(cls, linears: Sequence[nn.Linear]) -> Self:
         """Several layers of one input as a single one, their outputs side by side."""
         biases = [linear.bias for linear in linears if linear.bias is not None]
-        weights: list[Tensor] = [linear.weight for linear in linears]
+        weights = [linear.weight.detach() for linear in linears]
         return cls(torch.cat(weights), torch.cat(biases) if biases else None)
 
     def forward(self, x: Tensor) -> Tensor:
