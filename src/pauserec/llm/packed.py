@@ -35,8 +35,8 @@ class PackedLinear(nn.Module):
     @classmethod
     def joined(cls, linears: Sequence[nn.Linear]) -> Self:
         """Several layers of one input as a single one, their outputs side by side."""
-        biases = [linear.bias for linear in linears if linear.bias is not None]
         weights = [linear.weight.detach() for linear in linears]
+        biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
         return cls(torch.cat(weights), torch.cat(biases) if biases else None)
 
     def forward(self, x: Tensor) -> Tensor:
