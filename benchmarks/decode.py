@@ -6,8 +6,9 @@ The model has its full depth and rows for 4 x 256 codes; the catalogue holds 12,
 titles; prompts have an exact length. Neither side has a cached template, unless a key says so.
 """
 
+import ctypes
+import gc
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -274,37 +275,50 @@ def prepare(model: str, folder: Path) -> SemanticIds:
 
 def peak_memory(folder: Path) -> dict[str, float]:
     """Peak memory of a request at K=50, T=1500 above that of a plain prefill, in units of one sequence's cache."""
-    peaks = {}
+    found = {}
     for side in ("prefill", "pauserec"):
         command = [sys.executable, __file__, "--peak-of", side, "--folder", str(folder)]
-        found = [json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(3)]
-        peaks[side] = min(one["peak_mb"] for one in found)
-        cache = found[0]["cache_mb"]
-    above = peaks["pauserec"] - peaks["prefill"]
+        runs = [json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(3)]
+        found[side] = min(runs, key=lambda one: float(one["request_mb"]))
+    above = found["pauserec"]["request_mb"] - found["prefill"]["request_mb"]
     return {
-        "peak_memory_ratio": round(above / cache, 3),
-        "peak_mb_pauserec": peaks["pauserec"],
-        "peak_mb_prefill": peaks["prefill"],
-        "cache_mb_of_one_sequence": round(cache, 1),
+        "peak_memory_ratio": round(above / found["prefill"]["cache_mb"], 3),
+        **{f"{key}_{side}": round(value, 1) for side, values in found.items() for key, value in values.items()},
     }
 
 
 def print_peak(side: str, folder: Path) -> None:
-    """Run one side once in this process and print its peak resident memory."""
+    """Run one side once in this process; print what it takes in memory: weights at rest, and a request's peak above."""
     ids = SemanticIds.load(folder / "ids")
     ours = Ours(folder / "base", ids, torch.float32)
     prompt = random_prompt(1500, ours, seed=3)
     shape = ours.model.hf.config
-    if side == "prefill":
-        ours.model.hf.set_attn_implementation("sdpa")
-        ours.model.hf(torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
-    else:
-        ours.top([prompt], 50)
-    width = shape.num_key_value_heads * (
+    heads = shape.num_key_value_heads * (
         getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
     )
-    cache = 2 * shape.num_hidden_layers * width * len(prompt) * 4
-    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "cache_mb": cache / 2**20}))
+    if side == "prefill":
+        theirs = Theirs(folder / "base", ids, torch.float32, ours)
+        del ours
+        run = theirs.prefill
+    else:
+
+        def run(tokens: list[int]) -> Any:
+            return ours.top([tokens], 50)
+
+    run(prompt[-40:])
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed would hide what a request takes
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    rest = _status("VmRSS")
+    run(prompt)
+    cache = 2 * shape.num_hidden_layers * heads * len(prompt) * 4 / 2**20
+    print(json.dumps({"request_mb": _status("VmHWM") - rest, "at_rest_mb": rest, "cache_mb": cache}))
+
+
+def _status(field: str) -> float:
+    """A line of /proc/self/status in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(field))) / 1024
 
 
 @torch.inference_mode()

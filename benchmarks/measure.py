@@ -33,7 +33,7 @@ def clock(work: Callable[[], Any]) -> dict[str, float]:
 
 
 def interleaved(
-    sides: dict[str, Callable[[], Any]], *, rounds: int, warm_up: int = 1, most: int = 4
+    sides: dict[str, Callable[[], Any]], *, rounds: int, warm_up: int = 1, most: int = 2
 ) -> dict[str, dict[str, Any]]:
     """Time every side once per round, `rounds` undisturbed rounds (at most `most` times as many tries).
 

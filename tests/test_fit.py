@@ -1,5 +1,6 @@
 """The training loop: its loss, its best checkpoint, its stops, and the checkpoints it trusts."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,22 @@ def test_patience_stops_early(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(PauserecError, match=r"'line': the loss is not a number at step 1: lower learning_rate"):
         fit(Line(), Points([2], slope=float("nan")), settings(), out=tmp_path, log=lambda **_: None)
+
+
+def test_seconds_count_over_interruptions(tmp_path: Path) -> None:
+    class Slow(Line):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            time.sleep(0.2)
+            return super().forward(x, y)
+
+    def interrupt(**line: Any) -> None:
+        if line.get("global_step") == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Slow(), Points([4] * 4), settings(save_every=2), out=tmp_path, log=interrupt)
+    summary = fit(Slow(), Points([4] * 4), settings(save_every=2), out=tmp_path, log=lambda **_: None)
+    assert summary["training_seconds"] > 0.8, "four steps, two of them before the interruption"
 
 
 @pytest.mark.parametrize("harm", ["truncate", "no manifest", "missing file"])

@@ -28,6 +28,8 @@ from pauserec.run import MANIFEST, hashes, verify, write_atomically
 FOLDER = "training"
 """Where a stage keeps checkpoints while it runs; removed once its result is saved."""
 METRIC = "validation_ndcg@10"
+ELAPSED = "elapsed.json"
+"""In each checkpoint: seconds of training that led to it, over all attempts."""
 
 
 class PlannedBatches(Protocol):
@@ -71,9 +73,10 @@ def fit(
     watch = _Watch(trainer, settings, folder, log, validate, schedule, resume_step=_step_of(resume), steps=steps)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
-    begin = time.perf_counter()
+    earlier = float(orjson.loads((resume / ELAPSED).read_bytes())) if resume else 0.0
+    trainer.begin = time.perf_counter() - earlier
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    seconds = time.perf_counter() - begin
+    seconds = trainer.seconds()
     watch.load_best(module)
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     done = trainer.state.global_step / steps
@@ -154,6 +157,12 @@ class _Trainer(Trainer):  # type: ignore[misc]
     """Sequential planned batches; a loss normalised by the targets of the whole optimizer step; trained weights saved."""
 
     loss_is_scaled_for_ga = True
+    begin = 0.0
+    """When training would have begun, had it never been interrupted."""
+
+    def seconds(self) -> float:
+        """Training time so far, over all attempts."""
+        return time.perf_counter() - self.begin
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader: DataLoader[Any] = DataLoader(
@@ -190,6 +199,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        write_atomically(folder / ELAPSED, orjson.dumps(self.seconds()))
         write_atomically(folder / MANIFEST, orjson.dumps(hashes(folder)))
 
 

@@ -145,7 +145,8 @@ class Run:
             seconds = round(spent + time.perf_counter() - begin, 3)
             write_atomically(started, orjson.dumps({"fingerprint": fingerprint, "seconds": seconds}))
         started.unlink()
-        summary = {"seconds": seconds, **summary}
+        # an attempt that was killed could not say what it took, but the checkpoint it left knows
+        summary = {"seconds": max(seconds, summary.get("training_seconds", 0.0)), **summary}
         manifest = {"fingerprint": fingerprint, "summary": summary, "files": hashes(partial)}
         write_atomically(partial / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
         final = self.path / name

@@ -109,6 +109,57 @@ def test_equals_brute_force(
         assert (found.items[request][len(items) :] == -1).all()
 
 
+class Noise:
+    """A model of random logits: what comes out must be legal whatever the scores are."""
+
+    def __init__(self, sizes: tuple[int, ...], requests: int, seed: int) -> None:
+        self.sizes, self.shape, self.level = sizes, (requests, 1), 0
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def start(self) -> CodeScores:
+        logits = torch.randn(*self.shape, self.sizes[self.level], generator=self.generator)
+        self.level += 1
+        return CodeScores(logits, logits.logsumexp(-1) + 1)
+
+    def advance(self, parents_BK: torch.Tensor, codes_BK: torch.Tensor) -> CodeScores:
+        self.shape = tuple(codes_BK.shape)
+        return self.start()
+
+
+def unique_codes(rng: np.random.Generator, sizes: tuple[int, ...], most: int) -> np.ndarray:
+    """Up to `most` different code sequences, at least one."""
+    wanted = int(rng.integers(1, most + 1))
+    return np.unique(np.stack([rng.integers(0, size, wanted) for size in sizes], axis=1), axis=0)
+
+
+def test_a_hundred_thousand_decodes_give_nothing_illegal_and_nothing_twice() -> None:
+    requests = 500
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        sizes = tuple(int(size) for size in np.exp2(rng.uniform(0, 9.01, rng.integers(1, 7))).astype(int))
+        codes = unique_codes(rng, sizes, most=int(rng.choice([1, 5, 60, 2000])))
+        table, n = Catalogue.build(codes, sizes), len(codes)
+        denied = [rng.integers(0, n, rng.choice([0, 1, 3 * n])) for _ in range(requests)]  # at times everything
+        allowed = [None if rng.random() < 0.5 else rng.integers(0, n, rng.integers(0, 9)) for _ in range(requests)]
+        beams = int(rng.integers(1, 25))
+        mode = ("full", "codebook", "legal")[seed % 3]
+        only = table.filter(deny=denied, allow=allowed)
+        items = beam_search(Noise(sizes, requests, seed), table, beams, normalise=mode, only=only).items  # type: ignore[arg-type]
+        may = np.ones((requests, n), dtype=bool)
+        for row in range(requests):
+            if allowed[row] is not None:
+                may[row] = np.isin(np.arange(n), allowed[row])
+            may[row, denied[row]] = False
+        found = items.numpy()
+        rows, places = np.nonzero(found >= 0)
+        assert may[rows, found[rows, places]].all(), f"catalogue {seed}: an item that may not be offered"
+        counts = np.zeros((requests, n), dtype=int)
+        np.add.at(counts, (rows, found[rows, places]), 1)
+        assert counts.max(initial=0) <= 1, f"catalogue {seed}: an item twice"
+        assert (counts.sum(1) <= np.minimum(beams, may.sum(1))).all()
+        assert ((counts.sum(1) > 0) == may.any(1)).all(), f"catalogue {seed}: nothing, though something was legal"
+
+
 def test_an_empty_catalogue_gives_nothing() -> None:
     table = Catalogue.build(np.zeros((1, 2), dtype=np.int64), (2, 2)).without_items(np.array([0]))
     found = beam_search(TableModel((2, 2), 1, 0), table, 3)

@@ -1,5 +1,7 @@
 """The lean forward gives the states of transformers' own, and leaves alone the models it does not know."""
 
+import copy
+
 import pytest
 import torch
 from test_tree import CONFIGS, as_tree, make
@@ -36,7 +38,7 @@ def test_states_equal_those_of_transformers(config: PreTrainedConfig, dtype: tor
     model = make(config).to(dtype)
     if not can_pack(model.lm_head.weight):
         pytest.skip("this processor has no bfloat16 products")
-    lean, embed, beams = FusedBackbone(model.base_model), model.get_input_embeddings(), 3
+    lean, embed, beams = FusedBackbone(copy.deepcopy(model.base_model)), model.get_input_embeddings(), 3
     lengths, prompts = [300, 7, 140], torch.randint(0, 100, (447,))
     caches = [TreeCache(3, 310, 2 * beams, CPU) for _ in range(3)]
     passes = [ExtendPass(cache, lengths) for cache in caches]

@@ -36,7 +36,7 @@ class _Layer:
 
 
 class FusedBackbone:
-    """The layers of a Hugging Face base model, packed."""
+    """The layers of a Hugging Face base model, packed; it takes them out of the model."""
 
     def __init__(self, base: Any) -> None:
         config = base.config
@@ -44,8 +44,11 @@ class FusedBackbone:
         self._eps: float = config.rms_norm_eps
         self._scale: float = base.layers[0].self_attn.scaling
         self._rotary = base.rotary_emb
-        self._norm: Tensor = base.norm.weight
-        self._layers = [_layer(layer) for layer in base.layers]
+        self._norm: Tensor = base.norm.weight.clone()
+        self._layers = []
+        while len(base.layers):  # each layer's own weights go as soon as they are packed
+            self._layers.append(_layer(base.layers[0]))
+            del base.layers[0]
 
     def hidden(self, embedded: Tensor, tree: Pass) -> Tensor:
         """Final states [N, D] of input embeddings [N, D]."""
@@ -110,8 +113,8 @@ def _layer(layer: Any) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     normed = hasattr(attention, "q_norm")
     return _Layer(
-        norms=(layer.input_layernorm.weight, layer.post_attention_layernorm.weight),
-        head_norms=(attention.q_norm.weight, attention.k_norm.weight) if normed else None,
+        norms=(layer.input_layernorm.weight.clone(), layer.post_attention_layernorm.weight.clone()),
+        head_norms=(attention.q_norm.weight.clone(), attention.k_norm.weight.clone()) if normed else None,
         qkv=PackedLinear.joined([attention.q_proj, attention.k_proj, attention.v_proj]),
         out=PackedLinear.joined([attention.o_proj]),
         gate=PackedLinear.joined([mlp.gate_proj]),

@@ -90,9 +90,12 @@ class LanguageModel(nn.Module):
         self.eval().requires_grad_(False)
         if can_fuse(self.hf.base_model):
             self._fused = FusedBackbone(self.hf.base_model)
-            del self.hf.base_model.layers  # their weights live on in packed form only
         if self._fused is not None or pack_linears(self.hf.base_model):
             self._packed_head = PackedLinear(self.head[: self.vocabulary.used])
+            for (
+                parameter
+            ) in self.hf.parameters():  # views of the file they came from: a copy lets go of the file's pages
+                parameter.data = parameter.data.clone()
         return self
 
     @property
