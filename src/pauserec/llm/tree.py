@@ -111,6 +111,11 @@ class TreePass:
         """Position ids, int64 [1, N]."""
         return torch.cat([document.positions() for document in self.documents]).to(self.device)[None]
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of a query and a key that attention computes, padding and masked ones included."""
+        return sum(bucket.queries.numel() * bucket.keys.shape[1] for bucket in self._buckets)
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D]."""
         q, k, v = lower(q), lower(k), lower(v)

@@ -67,7 +67,7 @@ class NextItemSamples:
         stage = self._stage
         return Batches(
             self._windows,
-            self._length,
+            self.length,
             self.build,
             epochs=stage.epochs,
             batch_tokens=stage.batch_tokens,
@@ -92,7 +92,8 @@ class NextItemSamples:
                 found.append(Window(user, window.start, window.stop, targets, window.fresh))
         return found
 
-    def _length(self, window: Window) -> int:
+    def length(self, window: Window) -> int:
+        """Tokens that `build` makes of a window."""
         prompts = self._prompts
         items = self._sequences[window.user][window.start : window.stop]
         trunk = len(prompts.opening) + sum(len(prompts.entries[item]) for item in items)
