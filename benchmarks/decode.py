@@ -358,7 +358,7 @@ def measure(folder: Path, ids: SemanticIds, rounds: int) -> dict[str, Any]:
     raw["known_user_T400"] = known_user(ours, 400, rounds)
     found["speedup_known_user"] = ratio(raw["known_user_T400"], "cold", "known")
     found |= peak_memory(folder)
-    parameters = sum(p.numel() for p in ours.model.hf.model.layers.parameters())
+    parameters = sum(p.numel() for p in theirs.hf.model.layers.parameters())
     rates = {"float32": matrix_rate(torch.float32)}
     found["requests_per_second_float32_T400"] = throughput(ours, 400)
     if bfloat16_is_fast(torch.device("cpu")):

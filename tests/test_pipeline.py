@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import orjson
 import polars as pl
@@ -80,6 +81,47 @@ def test_asking_for_more_than_the_catalogue_holds_says_so(tiny_run: Path) -> Non
     assert len(found.items) == 39
     assert found.fewer_than_asked
     assert len({scored.item_id for scored in found.items}) == 39
+
+
+def test_each_history_has_its_own_limits(tiny_run: Path) -> None:
+    recommender = pauserec.load(tiny_run)
+    histories = [["i1", "i2"], ["i1", "i2"], ["ghost"]]
+    with pytest.warns(UserWarning, match="ghost"):
+        free = recommender.recommend(histories, k=5)
+    best = free[0].items[0].item_id
+    with pytest.warns(UserWarning, match="ghost"):
+        denied, allowed, fallback = recommender.recommend(
+            histories,
+            k=5,
+            deny=[[best], [], []],
+            allow=[None, ["i7", "i9", "nowhere"], None],
+            category=[None, None, "red"],
+        )
+    assert best not in {scored.item_id for scored in denied.items}
+    assert {scored.item_id for scored in allowed.items} == {"i7", "i9"}
+    assert allowed.fewer_than_asked
+    assert fallback.fallback == "popularity"
+    assert all("red" in recommender.item(scored.item_id).categories for scored in fallback.items)
+
+
+def test_kept_prompts_change_no_recommendation(tiny_run: Path) -> None:
+    cold, warm = pauserec.load(tiny_run), pauserec.load(tiny_run, cache_bytes=10**8)
+    for shown in (1, 2, 3, 5):
+        history = [f"i{n}" for n in range(shown)]
+        expected, found = (r.recommend([history], k=10)[0].items for r in (cold, warm))
+        assert [scored.item_id for scored in found] == [scored.item_id for scored in expected]
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"category": ["rad"]}, r"no item has the category 'rad': did you mean red"),
+        ({"deny": [["i1"], ["i2"]]}, r"deny has 2 entries for 1 histories"),
+    ],
+)
+def test_wrong_limits_are_refused(tiny_run: Path, limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        pauserec.load(tiny_run).recommend([["i1"]], k=3, **limits)
 
 
 def test_k_below_one_is_refused(tiny_run: Path) -> None:

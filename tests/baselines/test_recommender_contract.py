@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.baselines.popularity import Popularity
 from pauserec.evaluation.evaluate import evaluate
-from pauserec.records import Dataset, Item
+from pauserec.records import Dataset, Item, Offer
 
 ITEMS, USERS = 24, 60
 
@@ -70,6 +70,19 @@ def test_lists_are_legal(
         assert items[: len(given_items)].tolist() == given_items, "padding stands last"
         assert np.isneginf(scores[len(given_items) :]).all()
         assert (np.diff(scores[: len(given_items)]) <= 0).all()
+
+
+@every
+def test_an_offer_limits_each_history(models: dict[str, Any], name: str) -> None:
+    histories = [np.array([2, 4]), np.array([3]), np.array([6])]
+    offer = Offer(
+        allow=[np.array([1, 8, 9]), None, np.array([], dtype=np.int64)],
+        deny=[np.array([9]), np.array([0, 1]), np.array([], dtype=np.int64)],
+    )
+    first, second, third = models[name].top(histories, ITEMS, drop_seen=True, offer=offer).items
+    assert set(first[first >= 0].tolist()) == {1, 8}
+    assert set(second[second >= 0].tolist()) == set(range(ITEMS)) - {0, 1, 3}
+    assert (third == -1).all()
 
 
 @every

@@ -22,6 +22,7 @@ class TableModel:
     def __init__(self, sizes: tuple[int, ...], requests: int, seed: int) -> None:
         self.sizes, self.requests, self.seed = sizes, requests, seed
         self.prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(requests)]
+        self.looked_ahead = 0
 
     def logits(self, request: int, prefix: tuple[int, ...]) -> tuple[np.ndarray, float]:
         rng = np.random.default_rng([self.seed, request, len(prefix), *prefix])
@@ -38,10 +39,26 @@ class TableModel:
         ]
         return self._scores()
 
+    def advance_two(
+        self, parents_BK: torch.Tensor, codes_BK: torch.Tensor, owners_BM: torch.Tensor, children_BM: torch.Tensor
+    ) -> tuple[CodeScores, CodeScores]:
+        self.looked_ahead += 1
+        first, beams = self.advance(parents_BK, codes_BK), self.prefixes
+        second = self.advance(owners_BM, children_BM)
+        self.prefixes = beams
+        return first, second
+
     def _scores(self) -> CodeScores:
         found = [[self.logits(row, prefix) for prefix in beams] for row, beams in enumerate(self.prefixes)]
         logits = torch.tensor(np.array([[codes for codes, _ in beams] for beams in found]))
         return CodeScores(logits, torch.tensor([[norm for _, norm in beams] for beams in found]))
+
+
+class OneLevelAtATime:
+    """The same model, unable to look ahead."""
+
+    def __init__(self, model: TableModel) -> None:
+        self.start, self.advance = model.start, model.advance
 
 
 def by_brute_force(
@@ -107,6 +124,18 @@ def test_equals_brute_force(
         assert [tuple(codes[item].tolist()) for item in items] == [ids for ids, _ in expected]
         np.testing.assert_allclose(found.scores[request][: len(items)].numpy(), [s for _, s in expected], atol=1e-4)
         assert (found.items[request][len(items) :] == -1).all()
+
+
+def test_looking_ahead_happens_and_changes_nothing() -> None:
+    sizes, rng = (7, 7, 7, 7), np.random.default_rng(0)
+    table = Catalogue.build(unique_codes(rng, sizes, 30), sizes)
+    for seed in range(20):
+        model = TableModel(sizes, 3, seed)
+        once = beam_search(model, table, 8)
+        assert model.looked_ahead == 1
+        plain = beam_search(OneLevelAtATime(TableModel(sizes, 3, seed)), table, 8)
+        assert torch.equal(once.items, plain.items)
+        torch.testing.assert_close(once.scores, plain.scores)
 
 
 class Noise:

@@ -72,6 +72,25 @@ def test_beams_see_their_ancestors_only(config: PreTrainedConfig, lengths: tuple
             close(states[row, beam], separately(model, torch.cat([trunks[row], torch.stack(path)]))[-1])
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+@torch.no_grad()
+def test_beams_and_their_children_in_one_pass(config: PreTrainedConfig) -> None:
+    model, beams, (first, second) = make(config), 2, tokens(9, 4)
+    cache = TreeCache(2, 9, 4 * beams, CPU)
+    run(model, cache, [first, second])
+    steps, parents = torch.randint(0, 100, (2, 2, beams)), torch.randint(0, beams, (2, beams))
+    as_tree(model, steps[0].flatten(), BranchPass(cache, [], beams))
+    owners, children = torch.tensor([[0, 1, 1], [1, 0, 0]]), torch.randint(0, 100, (2, 3))
+    both = torch.cat([steps[1], children], dim=1)
+    states = as_tree(model, both.flatten(), BranchPass(cache, [parents], beams, owners)).view(2, 5, -1)
+    for row, trunk in enumerate((first, second)):
+        for place in range(5):
+            beam = place if place < beams else owners[row, place - beams]
+            path = [steps[0][row, parents[row, beam]], steps[1][row, beam]]
+            path += [children[row, place - beams]] if place >= beams else []
+            close(states[row, place], separately(model, torch.cat([trunk, torch.stack(path)]))[-1])
+
+
 @torch.no_grad()
 def test_too_small_a_cache_is_refused() -> None:
     with pytest.raises(ValueError, match="room"):

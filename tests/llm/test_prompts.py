@@ -91,3 +91,24 @@ def test_the_think_block_holds_k_pauses_and_the_prompt_ends_with_the_ids_begin(
 def test_a_history_is_cut_to_its_most_recent_items(grown: tuple[object, Vocabulary]) -> None:
     made = prompts(grown, [Item(str(n)) for n in range(16)], Format(history_length=3))
     assert made.prompt(np.arange(10)) == made.prompt(np.array([7, 8, 9]))
+
+
+def test_a_window_that_moves_in_blocks_keeps_the_prompts_beginning(grown: tuple[object, Vocabulary]) -> None:
+    tokenizer, vocabulary = grown
+    items = [Item(str(number)) for number in range(16)]
+    made = Prompts(tokenizer, vocabulary, IDS, items, PromptConfig(history_step=3), Format(history_length=8))
+    assert [made.start(n) for n in (7, 8, 9, 11, 12, 14, 15)] == [0, 0, 3, 3, 6, 6, 9]
+    before, after = made.prompt(np.arange(10)), made.prompt(np.arange(11))
+    kept = len(before) - len(made.suffix)
+    assert after[:kept] == before[:kept]
+    each = Prompts(tokenizer, vocabulary, IDS, items, PromptConfig(), Format(history_length=8))
+    assert [each.start(n) for n in (7, 8, 9, 12)] == [0, 0, 1, 4], "one by one, as long as nobody asks for blocks"
+
+
+def test_marks_stand_after_the_template_and_each_entry(grown: tuple[object, Vocabulary]) -> None:
+    made = prompts(grown, [Item(str(number), "red bird") for number in range(16)], Format(("title",), 2))
+    marked = made.marked(np.array([4, 7]))
+    assert marked.tokens == made.prompt(np.array([4, 7]))
+    assert marked.tokens[: marked.marks[0]] == made.opening
+    assert marked.tokens[: marked.marks[1]] == made.trunk(np.array([4]))
+    assert marked.tokens[: marked.marks[2]] == made.trunk(np.array([4, 7]))

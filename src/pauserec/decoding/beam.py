@@ -4,11 +4,14 @@ Exact in the sense of beam search: at each level the K best legal prefixes survi
 the result is the true ranking. Nothing outside the catalogue can be scored, and no item can come out twice, because a
 position of the catalogue belongs to exactly one code sequence. The model's own generation settings play no part.
 
+A large catalogue is sparse: after all but two codes a beam has hardly more than one legal child. A model that can do so
+is asked for the scores of all those children together with their parents', which saves a call and changes no result.
+
 Shapes: B requests, K beams, C codes of a level.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +19,8 @@ from torch import Tensor
 from pauserec.decoding.catalogue import Catalogue, Filter
 
 Normalise = Literal["full", "codebook", "legal"]
+LOOK_AHEAD = 2
+"""The last two levels are scored in one call if the beams have at most so many children each, on average."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,17 @@ class NextCode(Protocol):
         ...
 
 
+@runtime_checkable
+class LooksAhead(NextCode, Protocol):
+    """A model that can score two levels in one call."""
+
+    def advance_two(
+        self, parents_BK: Tensor, codes_BK: Tensor, owners_BM: Tensor, children_BM: Tensor
+    ) -> tuple[CodeScores, CodeScores]:
+        """As `advance`, and the scores [B, M, C] after each of M more codes, which continue the beams `owners`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Beams:
     """items: int64 [B, K] item numbers, best first, -1 where fewer were legal. scores: float32 [B, K], -inf there."""
@@ -57,17 +73,64 @@ def beam_search(
     if not len(catalogue):
         empty = torch.full((batch, beams), -1, dtype=torch.int64, device=device)
         return Beams(empty, torch.full((batch, beams), -torch.inf, device=device))
+    ahead: _Ahead | None = None
     for level, size in enumerate(catalogue.sizes):
         legal = catalogue.legal(catalogue.bounds(prefix_BK, level), only) & (score_BK > -torch.inf)[..., None]
         total = score_BK[..., None] + _log_probabilities(step, legal, normalise)
         score_BK, chosen = _best(total.masked_fill(~legal, -torch.inf).flatten(1), beams)
         parent_BK, code_BK = chosen // size, chosen % size
         prefix_BK = prefix_BK.gather(1, parent_BK) + code_BK * catalogue.stride(level)
-        if level + 1 < len(catalogue.sizes):
-            step = model.advance(parent_BK, code_BK)
+        if ahead is not None:
+            step = ahead.after(chosen)
+            ahead = None
+        elif level + 1 < len(catalogue.sizes):
+            children = None
+            if level + 3 == len(catalogue.sizes) and isinstance(model, LooksAhead):
+                following = catalogue.legal(catalogue.bounds(prefix_BK, level + 1), only)
+                children = _few(following & (score_BK > -torch.inf)[..., None], LOOK_AHEAD * beams)
+            if children is None or not isinstance(model, LooksAhead):
+                step = model.advance(parent_BK, code_BK)
+            else:
+                places, slots = children
+                width = catalogue.sizes[level + 1]
+                step, scores = model.advance_two(parent_BK, code_BK, places // width, places % width)
+                ahead = _Ahead(scores, slots)
     position = torch.searchsorted(catalogue.keys, prefix_BK).clamp(max=len(catalogue) - 1)
     items = catalogue.items[position].masked_fill(score_BK == -torch.inf, -1)
     return Beams(items, score_BK)
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """Scores after every legal child of the beams, made before it is known which children survive.
+
+    slots: int64 [B, K * C], the place of each child among the M that were run.
+    """
+
+    scores: CodeScores
+    slots: Tensor
+
+    def after(self, chosen: Tensor) -> CodeScores:
+        """Scores after the chosen children [B, K]."""
+        slot = self.slots.gather(1, chosen)
+        logits, normaliser = self.scores.logits, self.scores.normaliser
+        picked = logits.gather(1, slot[..., None].expand(-1, -1, logits.shape[-1]))
+        return CodeScores(picked, None if normaliser is None else normaliser.gather(1, slot))
+
+
+def _few(legal: Tensor, most: int) -> tuple[Tensor, Tensor] | None:
+    """Places of the legal children [B, M] (padded with 0) in [B, K * C], and the inverse; None if there are too many."""
+    flat = legal.flatten(1)
+    count = int(flat.sum(1).max())
+    if not 0 < count <= most:
+        return None
+    row, place = flat.nonzero(as_tuple=True)
+    slot = flat.cumsum(1)[row, place] - 1
+    places = torch.zeros(len(flat), count, dtype=torch.int64, device=flat.device)
+    places[row, slot] = place
+    slots = torch.zeros(flat.shape, dtype=torch.int64, device=flat.device)
+    slots[row, place] = slot
+    return places, slots
 
 
 def _best(total: Tensor, beams: int) -> tuple[Tensor, Tensor]:

@@ -140,23 +140,30 @@ class ExtendPass:
 
 
 class BranchPass:
-    """One decoding step: K new tokens per document, each the child of a beam, over cached trunks.
+    """One decoding step over cached trunks: K tokens per document, each the child of a beam, and at times their children.
 
     ancestors: for each earlier step int64 [B, K]: which token of that step each beam descends from.
+    owners: int64 [B, M], which of the K tokens each of M more tokens follows; they come after the K of their document.
     """
 
-    def __init__(self, cache: TreeCache, ancestors: Sequence[Tensor], beams: int) -> None:
-        self._cache, self._ancestors, self._beams = cache, ancestors, beams
+    def __init__(self, cache: TreeCache, ancestors: Sequence[Tensor], beams: int, owners: Tensor | None = None) -> None:
+        self._cache, self._ancestors, self._beams, self._owners = cache, ancestors, beams, owners
         self._past = torch.tensor(cache.past, device=cache.device)
+        self._width = beams + (0 if owners is None else owners.shape[1])
         first = cache.room + len(ancestors) * beams
         rows = torch.arange(len(cache.past), device=cache.device)[:, None] * cache.width
-        self._places = (rows + first + torch.arange(beams, device=cache.device)).flatten()
-        self._stop = first + beams
+        self._places = (rows + first + torch.arange(self._width, device=cache.device)).flatten()
+        self._stop = first + self._width
+        if self._stop > cache.width:
+            raise ValueError(
+                f"{self._stop} places are needed in a cache of {cache.width}: make it for more branch tokens"
+            )
         self._masks: dict[int | None, Tensor] = {}
 
     def positions(self) -> Tensor:
-        """Position ids, int64 [1, B * K]."""
-        return (self._past + len(self._ancestors)).repeat_interleave(self._beams)[None]
+        """Position ids, int64 [1, B * (K + M)]."""
+        deeper = torch.arange(self._width, device=self._past.device) >= self._beams
+        return (self._past[:, None] + len(self._ancestors) + deeper).flatten()[None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """As ExtendPass.attend; the new keys and values join the cache."""
@@ -166,22 +173,31 @@ class BranchPass:
         if window not in self._masks:
             self._masks[window] = self._mask(window)
         heads, _, width = q.shape[1:]
-        queries = q.view(heads, len(self._past), self._beams, width).transpose(0, 1)
+        queries = q.view(heads, len(self._past), self._width, width).transpose(0, 1)
         output = attend(queries, keys, values, scale, self._masks[window])
         return output.transpose(0, 1).reshape(1, heads, -1, width)
 
     def _mask(self, window: int | None) -> Tensor:
-        """bool [B, 1, K, R + steps * K + K]: the trunk, each beam's ancestors, and itself."""
-        past, beams, device = self._past, self._beams, self._cache.device
-        rows = torch.arange(beams, device=device).expand(len(past), -1)
-        trunk = torch.arange(self._cache.room, device=device)
-        seen = trunk < past[:, None]
+        """bool [B, 1, K + M, R + steps * K + K + M]: the trunk, each token's ancestors, and itself."""
+        batch, beams, device = len(self._past), self._beams, self._past.device
+        itself = torch.eye(self._width, dtype=torch.bool, device=device).expand(batch, -1, -1)
+        mask = self._seen(window, len(self._ancestors), self._ancestors, itself[:, :beams])
+        if self._owners is not None:
+            parents = torch.zeros_like(itself[:, beams:])
+            if window is None or window > 1:
+                parents[..., :beams] = torch.nn.functional.one_hot(self._owners, beams).bool()
+            inherited = [step.gather(1, self._owners) for step in self._ancestors]
+            more = self._seen(window, len(inherited) + 1, inherited, itself[:, beams:] | parents)
+            mask = torch.cat([mask, more], dim=1)
+        return mask[:, None]
+
+    def _seen(self, window: int | None, depth: int, ancestors: Sequence[Tensor], own: Tensor) -> Tensor:
+        """What tokens `depth` levels below the trunk see; own: of this pass's tokens."""
+        trunk = torch.arange(self._cache.room, device=self._past.device)
+        seen = trunk < self._past[:, None]
         if window is not None:
-            seen = seen & (past[:, None] + len(self._ancestors) - trunk < window)
-        steps = [
-            torch.nn.functional.one_hot(parents, beams).bool()
-            if window is None or len(self._ancestors) - step < window
-            else torch.zeros(len(past), beams, beams, dtype=torch.bool, device=device)
-            for step, parents in enumerate([*self._ancestors, rows])
-        ]
-        return torch.cat([seen[:, None].expand(-1, beams, -1), *steps], dim=-1)[:, None]
+            seen = seen & (self._past[:, None] + depth - trunk < window)
+        steps = [torch.nn.functional.one_hot(parents, self._beams).bool() for parents in ancestors]
+        if window is not None:
+            steps = [step & (depth - number < window) for number, step in enumerate(steps)]
+        return torch.cat([seen[:, None].expand(-1, own.shape[1], -1), *steps, own], dim=-1)

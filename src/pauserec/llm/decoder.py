@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pauserec.decoding.beam import Beams, CodeScores, Normalise, beam_search
+from pauserec.decoding.beam import LOOK_AHEAD, Beams, CodeScores, Normalise, beam_search
 from pauserec.decoding.catalogue import Catalogue, Filter
 from pauserec.llm.cache import BranchPass, TreeCache
 from pauserec.llm.model import LanguageModel
@@ -43,7 +43,7 @@ def decode(
         shape, device = (len(prompts), beams), model.device
         return Beams(torch.full(shape, -1, device=device), torch.full(shape, -torch.inf, device=device))
     room = max(len(prompt.tokens) for prompt in prompts) + (rationales.room if rationales else 0)
-    cache = TreeCache(len(prompts), room, beams * (len(catalogue.sizes) - 1), model.device)
+    cache = TreeCache(len(prompts), room, beams * (len(catalogue.sizes) - 2 + LOOK_AHEAD), model.device)
     hidden = prefill(model, cache, prompts, store)
     if rationales is not None:
         hidden = rationales.write(model, cache, hidden).hidden
@@ -64,12 +64,26 @@ class _TreeScorer:
         return self._scores(self._first[:, None])
 
     def advance(self, parents_BK: Tensor, codes_BK: Tensor) -> CodeScores:
+        tokens = self._descend(parents_BK, codes_BK)
+        hidden = self._model.hidden(tokens.flatten(), BranchPass(self._cache, self._ancestors, self._beams))
+        return self._scores(hidden.view(*codes_BK.shape, -1))
+
+    def advance_two(
+        self, parents_BK: Tensor, codes_BK: Tensor, owners_BM: Tensor, children_BM: Tensor
+    ) -> tuple[CodeScores, CodeScores]:
+        beams = self._descend(parents_BK, codes_BK)
+        more = children_BM + self._model.vocabulary.code_offsets[self._level]
+        branches = BranchPass(self._cache, self._ancestors, self._beams, owners_BM)
+        tokens = torch.cat([beams, more], dim=1)
+        hidden = self._model.hidden(tokens.flatten(), branches).view(*tokens.shape, -1)
+        return self._scores(hidden[:, : self._beams]), self._scores(hidden[:, self._beams :])
+
+    def _descend(self, parents_BK: Tensor, codes_BK: Tensor) -> Tensor:
+        """Tokens of the chosen codes [B, K]; remembers whom they descend from."""
         self._ancestors = [step.gather(1, parents_BK) for step in self._ancestors]
         if self._level > 1:
             self._ancestors.append(parents_BK)
-        tokens = codes_BK + self._model.vocabulary.code_offsets[self._level - 1]
-        hidden = self._model.hidden(tokens.flatten(), BranchPass(self._cache, self._ancestors, self._beams))
-        return self._scores(hidden.view(*codes_BK.shape, -1))
+        return codes_BK + self._model.vocabulary.code_offsets[self._level - 1]
 
     def _scores(self, hidden_BKD: Tensor) -> CodeScores:
         rows = self._model.vocabulary.level_rows(self._level)
