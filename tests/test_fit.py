@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pauserec.config import SftConfig
 from pauserec.errors import PauserecError
-from pauserec.fit import METRIC, fit, newest_checkpoint
+from pauserec.fit import fit, newest_checkpoint
+from pauserec.watch import METRIC
 
 
 class Line(nn.Module):
@@ -104,6 +105,18 @@ def test_seconds_count_over_interruptions(tmp_path: Path) -> None:
         fit(Slow(), Points([4] * 4), settings(save_every=2), out=tmp_path, log=interrupt)
     summary = fit(Slow(), Points([4] * 4), settings(save_every=2), out=tmp_path, log=lambda **_: None)
     assert summary["training_seconds"] > 0.8, "four steps, two of them before the interruption"
+    assert summary["targets"] == 16
+
+
+def test_speed_and_memory_are_reported(tmp_path: Path) -> None:
+    def slow_validation() -> dict[str, float]:
+        time.sleep(0.5)
+        return {METRIC: 0.1}
+
+    summary = fit(Line(), Points([4] * 5), settings(), out=tmp_path, log=lambda **_: None, validate=slow_validation)
+    assert summary["tokens_per_second"] > 20 / 0.5, "validation is no part of it"
+    assert summary["peak_memory_bytes"] > 10**7
+    assert summary["targets"] == 20
 
 
 @pytest.mark.parametrize("harm", ["truncate", "no manifest", "missing file"])

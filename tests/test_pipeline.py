@@ -35,6 +35,13 @@ def test_result_json_has_every_row_and_stage(tiny_run: Path) -> None:
     assert result["models"]["pauserec"]["decoding"]["beams"] == 20
     assert {"seconds", "tokens", "trainable_parameters"} <= result["stages"]["implicit_sft"].keys()
     assert result["stages"]["pause_pretrain"]["trainable_parameters"] == 48, "one row"
+    for stage in result["stages"].values():
+        assert stage["device_hours"] > 0
+        assert stage["peak_memory_bytes"] > 0
+        assert 0 < stage["mfu"] < 2, "tiny matrices may outrun the yardstick, not by much"
+        parameters = result["model"]["parameters"]
+        assert 0 < stage["model_flops"] < 6 * parameters * (stage["tokens"] + stage["targets"])
+    assert sum(stage["share"] for stage in result["stages"].values()) == pytest.approx(1, abs=1e-3)
     assert result["seen"] == "drop"
     assert {"fingerprint", "users", "items", "interactions"} <= result["data"].keys()
     assert (tiny_run / "report.html").exists()

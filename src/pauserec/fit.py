@@ -14,20 +14,18 @@ from typing import Any, Protocol
 
 import orjson
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from pauserec.config import TrainingSettings
 from pauserec.errors import PauserecError
 from pauserec.run import MANIFEST, hashes, verify, write_atomically
+from pauserec.watch import Watch, load_trained, peak_memory, trained_weights
 
 FOLDER = "training"
 """Where a stage keeps checkpoints while it runs; removed once its result is saved."""
-METRIC = "validation_ndcg@10"
 ELAPSED = "elapsed.json"
 """In each checkpoint: seconds of training that led to it, over all attempts."""
 
@@ -70,7 +68,7 @@ def fit(
     )
     resume = newest_checkpoint(folder)
     schedule = _validation_steps(batches, settings, steps)
-    watch = _Watch(trainer, settings, folder, log, validate, schedule, resume_step=_step_of(resume), steps=steps)
+    watch = Watch(trainer, settings, folder, log, validate, schedule, resume_step=_step_of(resume), steps=steps)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     earlier = float(orjson.loads((resume / ELAPSED).read_bytes())) if resume else 0.0
@@ -78,13 +76,15 @@ def fit(
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = trainer.seconds()
     watch.load_best(module)
-    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    done = trainer.state.global_step / steps
+    step = trainer.state.global_step
     return {
         "training_seconds": round(seconds, 3),
-        "tokens": int(batches.tokens * done),
-        "trainable_parameters": trainable,
-        "steps": trainer.state.global_step,
+        "tokens": int(batches.tokens * step / steps),
+        "targets": round(trainer.targets * step / max(1, step - _step_of(resume))),
+        "tokens_per_second": round(watch.tokens_per_second(batches.tokens / steps), 1),
+        "peak_memory_bytes": peak_memory(),
+        "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "steps": step,
         **watch.summary(),
     }
 
@@ -159,6 +159,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
     loss_is_scaled_for_ga = True
     begin = 0.0
     """When training would have begun, had it never been interrupted."""
+    targets = 0.0
+    """Targets of this attempt's steps."""
 
     def seconds(self) -> float:
         """Training time so far, over all attempts."""
@@ -174,6 +176,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         if not batch_samples:
             return None
         total = torch.tensor(float(sum(batch["count"] for batch in batch_samples)), device=device)
+        self.targets += float(total)
         if self.args.world_size > 1:
             total = self.accelerator.gather(total).sum() / self.args.world_size
         return total
@@ -201,98 +204,3 @@ class _Trainer(Trainer):  # type: ignore[misc]
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         write_atomically(folder / ELAPSED, orjson.dumps(self.seconds()))
         write_atomically(folder / MANIFEST, orjson.dumps(hashes(folder)))
-
-
-def trained_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters that train, by name; tied ones once."""
-    return {name: p.detach().cpu().contiguous() for name, p in module.named_parameters() if p.requires_grad}
-
-
-def load_trained(module: nn.Module, path: Path) -> None:
-    """Put saved trained weights back."""
-    saved = load_file(path)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(saved[name])
-
-
-class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Progress, metric log, validation and early stopping."""
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        settings: TrainingSettings,
-        folder: Path,
-        log: Callable[..., None],
-        validate: Callable[[], dict[str, float]] | None,
-        schedule: set[int],
-        *,
-        resume_step: int,
-        steps: int,
-    ) -> None:
-        self._trainer, self._settings, self._log = trainer, settings, log
-        self._validate, self._schedule = validate, schedule
-        self._best_file, self._scores_file = folder / "best.safetensors", folder / "validations.json"
-        self._scores: list[dict[str, float]] = []
-        if self._scores_file.exists():
-            known = orjson.loads(self._scores_file.read_bytes())
-            self._scores = [score for score in known if score["step"] <= resume_step]
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task(f"{settings.name:<16}", total=steps, completed=resume_step, loss="")
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._bar.start()
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self._bar.stop()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if logs and "loss" in logs:
-            if not logs["loss"] == logs["loss"]:
-                raise PauserecError(
-                    f"stage {self._settings.name!r}: the loss is not a number at step {state.global_step}: lower learning_rate"
-                )
-            self._bar.update(self._task, completed=state.global_step, loss=f"loss {logs['loss']:.3f}")
-            self._log(global_step=state.global_step, **{k: v for k, v in logs.items() if k != "epoch"})
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._validate is None or state.global_step not in self._schedule:
-            return
-        metrics = self._validate()
-        self._trainer.model.train()
-        self._log(global_step=state.global_step, **metrics)
-        best = max((score[METRIC] for score in self._scores), default=-1.0)
-        if metrics[METRIC] > best:
-            temporary = self._best_file.with_suffix(".tmp")
-            save_file(trained_weights(self._trainer.model), temporary)
-            temporary.replace(self._best_file)
-        self._scores.append({"step": state.global_step, **metrics})
-        write_atomically(self._scores_file, orjson.dumps(self._scores))
-        patience = getattr(self._settings, "patience", None)
-        if patience is not None and self._since_best() >= patience:
-            control.should_training_stop = True
-
-    def load_best(self, module: nn.Module) -> None:
-        """Leave the weights with the best validation score in the module."""
-        if self._scores:
-            load_trained(module, self._best_file)
-
-    def summary(self) -> dict[str, Any]:
-        """The validations made and which of them was best."""
-        if not self._scores:
-            return {}
-        best = max(self._scores, key=lambda score: (score[METRIC], -score["step"]))
-        return {"best_step": best["step"], f"best_{METRIC}": best[METRIC], "validations": self._scores}
-
-    def _since_best(self) -> int:
-        scores = [score[METRIC] for score in self._scores]
-        return len(scores) - 1 - scores.index(max(scores))

@@ -5,7 +5,6 @@ from the floating-point work and this machine's measured matrix rate.
 """
 
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pauserec.config import CptConfig, ImplicitSftConfig, PausePretrainConfig, R
 from pauserec.data.splits import load_dataset, prepare
 from pauserec.llm.model import best_device, use_bfloat16
 from pauserec.llm.prompts import Corpus, Format, Prompts
+from pauserec.llm.rate import matrix_rate
 from pauserec.llm.vocabulary import Vocabulary, grow_tokenizer
 from pauserec.records import Dataset
 from pauserec.run import FinishedStep, Run
@@ -160,7 +160,8 @@ class _Cost:
         passes = 4 if rows_only else 6
         full = getattr(stage, "softmax", "full") == "full"
         work = passes * (tokens * self.backbone + (targets * self.table if full else 0))
-        seconds = work / (_matrix_rate(self.recipe) * EFFICIENCY)
+        device = best_device()
+        seconds = work / (matrix_rate(device, use_bfloat16(self.recipe.model, device)) * EFFICIENCY)
         trained = 0 if rows_only else self.parameters
         activations = min(tokens, stage.batch_tokens) * self.width * 34 * 2
         logits = min(targets, stage.batch_tokens) * (self.table / max(1, self.width)) * 4 if full else 0
@@ -168,27 +169,6 @@ class _Cost:
         return StagePlan(
             stage.name, tokens, seconds, 4.0 * self.parameters + 12.0 * trained + activations + logits, disk
         )
-
-
-_RATES: dict[bool, float] = {}
-
-
-def _matrix_rate(recipe: Recipe) -> float:
-    """Measured floating-point operations per second of a large matrix product, in the precision of the recipe."""
-    device = best_device()
-    bfloat16 = use_bfloat16(recipe.model, device)
-    if bfloat16 not in _RATES:
-        size = 8192 if device.type == "cuda" else 1024
-        a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if bfloat16 else torch.float32)
-        times = []
-        for _ in range(8):
-            begin = time.perf_counter()
-            torch.mm(a, a)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - begin)
-        _RATES[bfloat16] = 2 * size**3 / float(np.median(times[2:]))
-    return _RATES[bfloat16]
 
 
 def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:

@@ -188,6 +188,9 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
     stages = {
         stage.name: {"tokens": 0, "trainable_parameters": 0} | steps[stage.name].summary for stage in recipe.stages
     }
+    whole = sum(stage.get("training_seconds", 0.0) for stage in stages.values())
+    for stage in stages.values():  # of the training time, all stages together
+        stage["share"] = round(stage.get("training_seconds", 0.0) / whole, 4) if whole else 0.0
     data = {key: steps["dataset"].summary[key] for key in ("fingerprint", "users", "items", "interactions")}
     content = {
         "recipe": recipe.name,

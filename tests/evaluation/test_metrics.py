@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pauserec.evaluation.metrics import METRICS, bootstrap_ci, hit_at, ndcg_at, per_user, summarise, target_ranks
-from pauserec.evaluation.ranking import best_items, mask_seen
+from pauserec.evaluation.ranking import best_items, withhold
 from pauserec.records import Ranking
 
 RANKS = np.array([1, 3, 6, 10, 11, 0])
@@ -79,7 +79,7 @@ def test_best_items_equals_a_full_sort_with_ties_by_number(scores: np.ndarray, k
         assert values.tolist() == [row[n] for n in expected] + [-np.inf] * padding
 
 
-def test_mask_seen_takes_each_rows_own_history() -> None:
+def test_withheld_items_are_each_rows_own() -> None:
     scores = np.zeros((3, 4))
-    mask_seen(scores, [np.array([0, 3, 3]), np.array([], dtype=np.int64), np.array([1])])
+    withhold(scores, [np.array([0, 3, 3]), np.array([], dtype=np.int64), np.array([1])], drop_seen=True, offer=None)
     assert np.isneginf(scores).tolist() == [[True, False, False, True], [False] * 4, [False, True, False, False]]

@@ -17,6 +17,7 @@ from pauserec.llm.prompts import Corpus
 from pauserec.run import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_batches, corpus_documents, document_tokens
+from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective, seed_everything, trains_in_bfloat16
 
 
@@ -44,7 +45,8 @@ def continual_pretrain(
         seed=stage.seed,
     )
     model.train_rows(range(model.vocabulary.sid_rows.start, model.vocabulary.sid_rows.stop))
-    summary = fit(Objective(model), batches, stage, out=out, log=log, bfloat16=trains_in_bfloat16(job.precision))
+    bfloat16 = trains_in_bfloat16(job.precision)
+    summary = fit(Objective(model), batches, stage, out=out, log=log, bfloat16=bfloat16)
     model.save(out)
     forget_checkpoints(out)
-    return summary
+    return with_cost(summary, model, rows_only=True, bfloat16=bfloat16)

@@ -16,14 +16,16 @@ from pauserec.config import NextItemJob
 from pauserec.data.batches import IGNORE, Batches, Branch, Sample, labelled
 from pauserec.data.splits import load_dataset
 from pauserec.evaluation.evaluate import evaluate
-from pauserec.fit import METRIC, fit, forget_checkpoints
+from pauserec.fit import fit, forget_checkpoints
 from pauserec.llm.model import LanguageModel, best_device
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, IntArray
 from pauserec.run import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective, trains_in_bfloat16
+from pauserec.watch import METRIC
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def train_next_item(
     summary = fit(objective, samples.batches(), stage, out=out, log=log, bfloat16=bfloat16, validate=validate)
     model.save(out)
     forget_checkpoints(out)
-    return summary
+    return with_cost(summary, model, rows_only=False, bfloat16=bfloat16, softmax=stage.softmax)
 
 
 def _validator(job: NextItemJob, recommender: LLMRecommender, dataset: Dataset) -> Callable[[], dict[str, float]]:

@@ -22,6 +22,7 @@ from pauserec.llm.prompts import Corpus
 from pauserec.run import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import Document, corpus_batches, corpus_documents, document_tokens
+from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective, seed_everything, trains_in_bfloat16
 
 ROW = "pause_row.safetensors"
@@ -63,11 +64,12 @@ def pause_pretrain(
         model.table[model.vocabulary.pause] = first_pause_row(model, stage)
         model.head[model.vocabulary.pause] = model.table[model.vocabulary.pause]
     model.train_rows(range(model.vocabulary.pause, model.vocabulary.pause + 1))
-    summary = fit(Objective(model), batches, stage, out=out, log=log, bfloat16=trains_in_bfloat16(job.precision))
+    bfloat16 = trains_in_bfloat16(job.precision)
+    summary = fit(Objective(model), batches, stage, out=out, log=log, bfloat16=bfloat16)
     model.merge_rows()
     save_rows(out / ROW, model.table[model.vocabulary.pause : model.vocabulary.pause + 1])
     forget_checkpoints(out)
-    return summary
+    return with_cost(summary, model, rows_only=True, bfloat16=bfloat16)
 
 
 def first_pause_row(model: LanguageModel, stage: PausePretrainConfig) -> Tensor:

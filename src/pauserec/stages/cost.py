@@ -1,0 +1,38 @@
+"""The cost ledger of a stage: what the paper's Table 6 compares, and how well the hardware was used."""
+
+from typing import Any, Literal
+
+import torch
+
+from pauserec.llm.model import LanguageModel
+from pauserec.llm.rate import matrix_rate
+
+
+def with_cost(
+    summary: dict[str, Any],
+    model: LanguageModel,
+    *,
+    rows_only: bool,
+    bfloat16: bool,
+    softmax: Literal["full", "codebook"] = "full",
+) -> dict[str, Any]:
+    """A stage's summary, and its device hours, model floating-point operations and MFU.
+
+    Operations are those of linear layers on real tokens (forward and backward: 6 a weight, 4 where only rows train) and of
+    the head on targets; attention is left out. MFU relates them to this machine's measured matrix rate.
+    """
+    passes = 4 if rows_only else 6
+    tables = {id(table): table.numel() for table in (model.table, model.head)}
+    backbone = sum(p.numel() for p in model.hf.parameters()) - sum(tables.values())
+    sizes = model.vocabulary.codebook_sizes
+    rows = model.vocabulary.used if softmax == "full" else sum(sizes) / len(sizes)
+    work = passes * (summary["tokens"] * backbone + summary["targets"] * rows * model.head.shape[1])
+    tokens, rate = max(1, summary["tokens"]), matrix_rate(torch.device(model.device.type), bfloat16)
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    devices = torch.distributed.get_world_size() if several else 1
+    return {
+        **summary,
+        "device_hours": round(summary["training_seconds"] * devices / 3600, 5),
+        "model_flops": float(work),
+        "mfu": round(work / tokens * summary["tokens_per_second"] / (rate * devices), 4),
+    }
