@@ -28,14 +28,18 @@ def lower(x: Tensor) -> Tensor:
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
     """Every query sees itself and what came before, at most `window` tokens back."""
     length, plain = q.shape[2], window is None or window >= q.shape[2]
-    inference = q.device.type == "cpu" and not torch.is_grad_enabled()
-    if plain and inference and length > BLOCK and (q.dtype == torch.bfloat16 or length < LONG):
-        count = -(-length // BLOCK)  # blocks of equal size: a short last one would be slow
-        bounds = [length * number // count for number in range(count + 1)]
-        return torch.cat([_block(q, k, v, scale, start, stop) for start, stop in pairwise(bounds)], dim=2)
+    rounded = q.dtype == torch.bfloat16
+    if plain and q.device.type == "cpu" and (rounded or (length < LONG and not torch.is_grad_enabled())):
+        return torch.cat([_block(q, k, v, scale, start, stop) for start, stop in blocks(length)], dim=2)
     if plain and not _by_products(q, k):
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return attend(q, k, v, scale, _causal_mask(0, length, None if plain else window, q.device))
+
+
+def blocks(length: int) -> list[tuple[int, int]]:
+    """Cuts of a prompt's queries, at most BLOCK each, of equal size: a short last one would be slow."""
+    count = max(1, -(-length // BLOCK))
+    return list(pairwise(length * number // count for number in range(count + 1)))
 
 
 def _block(q: Tensor, k: Tensor, v: Tensor, scale: float, start: int, stop: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from pauserec.errors import ModelError
-from pauserec.llm.attention import attend, causal, lower
+from pauserec.llm.attention import attend, blocks, causal, lower
 
 IMPLEMENTATION = "pauserec_tree"
 
@@ -113,8 +113,10 @@ class TreePass:
 
     @property
     def pairs(self) -> int:
-        """Pairs of a query and a key that attention computes, padding and masked ones included."""
-        return sum(bucket.queries.numel() * bucket.keys.shape[1] for bucket in self._buckets)
+        """Pairs of a query and a key that attention computes on a CPU, padding and masked ones included."""
+        trunks = [bucket.queries.shape for bucket in self._buckets if not bucket.documents]
+        causal_pairs = sum(n * sum((stop - start) * stop for start, stop in blocks(length)) for n, length in trunks)
+        return causal_pairs + sum(b.queries.numel() * b.keys.shape[1] for b in self._buckets if b.documents)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D]."""
