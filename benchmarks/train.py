@@ -176,7 +176,7 @@ def same_gradients(bench: Bench, objective: Objective, samples: list[Sample]) ->
     return {"same_gradients": relative < 1e-5, "gradient_distance": relative}
 
 
-def all_targets(bench: Bench, rounds: int, users: int = 24) -> dict[str, Any]:
+def all_targets(bench: Bench, rounds: int, users: int = 12) -> dict[str, Any]:
     """Tokens of an epoch over every target, as one tree a history and as separate samples; time on some histories."""
     model = bench.model()
     samples, size = bench.samples(model, "all", text=True), 20
