@@ -1,5 +1,6 @@
 """Next-item samples: one pass over a trunk with branches trains the same as separate samples."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ def loss_of(model: LanguageModel, made: list[Sample], softmax: str = "full") -> 
     batch = collate(made)
     tokens, labels = torch.from_numpy(batch["tokens"]), torch.from_numpy(batch["labels"])
     return Objective(model, softmax)(tokens, labels, batch["layout"])  # type: ignore[arg-type,no-any-return]
+
+
+def test_gradient_checkpointing_changes_no_gradient(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
+    model = copy.deepcopy(parts[0]).train()
+    made = [samples(parts, targets="all").build(Window(0, 1, 6, (3, 4, 6), 2))]
+    weights = list(model.hf.parameters())
+    plain = torch.autograd.grad(loss_of(model, made), weights)
+    batch, calls = collate(made), []
+    hook = model.hf.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    objective = Objective(model, checkpointing=True)
+    loss = objective(torch.from_numpy(batch["tokens"]), torch.from_numpy(batch["labels"]), batch["layout"])
+    again = torch.autograd.grad(loss, weights)
+    hook.remove()
+    assert len(calls) == 2, "forward, and once more going backward"
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("softmax", ["full", "codebook"])

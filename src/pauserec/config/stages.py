@@ -23,6 +23,8 @@ class TrainingSettings(Settings):
     accumulate: int = Field(default=1, ge=1)
     """Batches per optimizer step."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    gradient_checkpointing: bool = False
+    """Keep one state a layer and compute the rest again going backward: a third more time, a fraction of the memory."""
     save_every: int = Field(default=200, ge=1)
     """Optimizer steps between checkpoints."""
     tracking: tuple[str, ...] = ("tensorboard",)

@@ -148,7 +148,7 @@ def train_next_item(
     if stage.text_rows == "freeze":
         model.train_rows(range(model.vocabulary.first_sid, model.vocabulary.used), backbone=True)
     bfloat16 = trains_in_bfloat16(job.precision)
-    objective = Objective(model, stage.softmax, stage.dropout)
+    objective = Objective(model, stage.softmax, stage.dropout, checkpointing=stage.gradient_checkpointing)
     recommender = LLMRecommender(model, prompts, ids, job.decoding, training=True, autocast=bfloat16)
     validate = None if stage.final_fit == "train+validation" else _validator(job, recommender, dataset)
     summary = fit(objective, samples.batches(), stage, out=out, log=log, bfloat16=bfloat16, validate=validate)

@@ -16,8 +16,17 @@ from pauserec.losses import codebook_softmax_loss, full_softmax_loss
 class Objective(nn.Module):
     """Summed next-token loss of a planned batch; the head is computed at target positions only."""
 
-    def __init__(self, model: LanguageModel, softmax: Literal["full", "codebook"] = "full", rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        softmax: Literal["full", "codebook"] = "full",
+        rate: float = 0.0,
+        *,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
+        if checkpointing:
+            model.hf.gradient_checkpointing_enable({"use_reentrant": False})
         self.model, self._softmax, self._rate = model, softmax, rate
 
     def forward(self, tokens: Tensor, labels: Tensor, layout: list[Any]) -> Tensor:

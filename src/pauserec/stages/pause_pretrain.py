@@ -65,7 +65,8 @@ def pause_pretrain(
         model.head[model.vocabulary.pause] = model.table[model.vocabulary.pause]
     model.train_rows(range(model.vocabulary.pause, model.vocabulary.pause + 1))
     bfloat16 = trains_in_bfloat16(job.precision)
-    summary = fit(Objective(model), batches, stage, out=out, log=log, bfloat16=bfloat16)
+    objective = Objective(model, checkpointing=stage.gradient_checkpointing)
+    summary = fit(objective, batches, stage, out=out, log=log, bfloat16=bfloat16)
     model.merge_rows()
     save_rows(out / ROW, model.table[model.vocabulary.pause : model.vocabulary.pause + 1])
     forget_checkpoints(out)
