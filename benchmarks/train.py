@@ -71,6 +71,7 @@ class Bench:
         kind: dict[str, Any] = {"name": "bench", "targets": targets}
         stage = ImplicitSftConfig(kind="implicit_sft", **kind) if text else SftConfig(kind="sft", **kind)
         job = NextItemJob(stage=stage, prompt=PromptConfig(), decoding=DecodingConfig(), precision="auto", seen="keep")
+        self.opening = prompts.opening
         return NextItemSamples(job, prompts, self.sequences)
 
     def last(self, samples: NextItemSamples, users: Sequence[int]) -> list[Sample]:
@@ -88,16 +89,24 @@ def _window(target: int, user: int, length: int = 20) -> Window:
     return Window(user, start, target, (target,), start + 1)
 
 
-def packed_step(objective: Objective, samples: Sequence[Sample], bfloat16: bool) -> None:
-    """Forward and backward over samples, packed into passes of at most TOKENS tokens; gradients of the mean loss."""
+def packed_step(objective: Objective, samples: Sequence[Sample], bfloat16: bool, opening: Sequence[int] = ()) -> None:
+    """Forward and backward over samples, packed into passes of at most TOKENS tokens; gradients of the mean loss.
+
+    opening: tokens that all samples begin with, beside their own.
+    """
     objective.zero_grad(set_to_none=True)
     count = sum(int((part != IGNORE).sum()) for sample in samples for part in _labels(sample))
-    for members in pack([sample.length for sample in samples], TOKENS, range(len(samples))):
-        batch = collate([samples[member] for member in members])
+    for members in pack([sample.length for sample in samples], TOKENS - len(opening), range(len(samples))):
+        batch = collate([samples[member] for member in members], opening)
         tokens, labels = torch.from_numpy(batch["tokens"]), torch.from_numpy(batch["labels"])
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = objective(tokens, labels, batch["layout"]) / count
+            loss = objective(tokens, labels, batch["layout"], batch["opening"]) / count
         loss.backward()
+
+
+def whole(sample: Sample, opening: Sequence[int]) -> Sample:
+    """A sample without branches, as the common recipe has it: with the words all prompts begin with."""
+    return Sample(np.append(opening, sample.tokens), np.append(np.full(len(opening), IGNORE), sample.labels))
 
 
 def _labels(sample: Sample) -> list[np.ndarray]:
@@ -141,29 +150,32 @@ def against_padded(bench: Bench, rounds: int) -> dict[str, Any]:
     objective, found, raw = Objective(model), {}, {}
     for name, text in (("", True), ("_sid_only", False)):
         samples = bench.last(bench.samples(model, "last", text=text), bench.draw(BATCH, seed=1))
+        opening = bench.opening
+        common = [whole(sample, opening) for sample in samples]
         padded = Padded(bench, model.vocabulary.used, bench.bfloat16)
         sides: dict[str, Callable[[], Any]] = {
-            "pauserec": lambda s=samples: packed_step(objective, s, bench.bfloat16),
-            "padded": lambda p=padded, s=samples: p.step(s),
+            "pauserec": lambda s=samples, o=opening: packed_step(objective, s, bench.bfloat16, o),
+            "padded": lambda p=padded, s=common: p.step(s),
         }
         raw[f"step{name}"] = times = interleaved(sides, rounds=rounds)
         found[f"speedup_vs_padded_trainer{name}"] = ratio(times, "padded", "pauserec")
         raw[f"tokens{name}"] = {
-            "real": sum(s.length for s in samples),
-            "padded": BATCH * (1 + max(s.length for s in samples)),
+            "real": sum(s.length for s in common),
+            "pauserec": len(opening) + sum(s.length for s in samples),
+            "padded": BATCH * (1 + max(s.length for s in common)),
         }
         if text:
-            found |= same_gradients(bench, objective, samples[:4])
+            found |= same_gradients(bench, objective, samples[:4], opening)
         del padded
         gc.collect()
     return {**found, "raw": raw}
 
 
-def same_gradients(bench: Bench, objective: Objective, samples: list[Sample]) -> dict[str, Any]:
+def same_gradients(bench: Bench, objective: Objective, samples: list[Sample], opening: list[int]) -> dict[str, Any]:
     """Relative distance of all gradients, float32."""
     padded = Padded(bench, objective.model.vocabulary.used, bfloat16=False)
-    packed_step(objective, samples, bfloat16=False)
-    padded.step(samples)
+    packed_step(objective, samples, bfloat16=False, opening=opening)
+    padded.step([whole(sample, opening) for sample in samples])
     theirs = dict(padded.model.named_parameters())
     distance = norm = 0.0
     for name, parameter in objective.model.hf.named_parameters():
@@ -177,7 +189,10 @@ def same_gradients(bench: Bench, objective: Objective, samples: list[Sample]) ->
 
 
 def all_targets(bench: Bench, rounds: int, users: int = 12) -> dict[str, Any]:
-    """Tokens of an epoch over every target, as one tree a history and as separate samples; time on some histories."""
+    """Tokens of an epoch over every target, as one tree a history and as separate samples; time on some histories.
+
+    Separate samples are packed too, each with a template of its own; trees share the template's opening in a batch.
+    """
     model = bench.model()
     samples, size = bench.samples(model, "all", text=True), 20
     alone = bench.samples(model, "last", text=True)
@@ -185,15 +200,20 @@ def all_targets(bench: Bench, rounds: int, users: int = 12) -> dict[str, Any]:
     for user, items in enumerate(bench.sequences):
         if len(items) > 1:
             trees += sum(samples.length(window) for window in windows(user, len(items), size, 0.5))
-            separate += sum(alone.length(_window(target, user)) for target in range(1, len(items)))
+            separate += sum(len(bench.opening) + alone.length(_window(target, user)) for target in range(1, len(items)))
+    trees += -(-trees // TOKENS) * len(bench.opening)
     chosen = bench.draw(users, seed=2)
     cut = [w for user in chosen for w in windows(user, len(bench.sequences[user]), size, 0.5)]
     as_trees = [samples.build(window) for window in cut]
-    apart = [alone.build(_window(t, user)) for user in chosen for t in range(1, len(bench.sequences[user]))]
+    apart = [
+        whole(alone.build(_window(target, user)), bench.opening)
+        for user in chosen
+        for target in range(1, len(bench.sequences[user]))
+    ]
     objective = Objective(model)
     times = interleaved(
         {
-            "trees": lambda: packed_step(objective, as_trees, bench.bfloat16),
+            "trees": lambda: packed_step(objective, as_trees, bench.bfloat16, bench.opening),
             "separate": lambda: packed_step(objective, apart, bench.bfloat16),
         },
         rounds=rounds,
@@ -256,11 +276,13 @@ def packing_efficiency(bench: Bench, batches: int = 40) -> float:
     width = shape.num_hidden_layers * shape.num_attention_heads * (shape.hidden_size // shape.num_attention_heads)
     chosen = bench.last(samples, bench.draw(batches * 12, seed=3))
     needed = computed = 0.0
-    for members in pack([sample.length for sample in chosen], TOKENS, range(len(chosen))):
+    before = len(bench.opening)
+    for members in pack([sample.length for sample in chosen], TOKENS - before, range(len(chosen))):
         lengths = [chosen[member].length for member in members]
-        linear = 2.0 * weights * sum(lengths)
-        needed += linear + 4.0 * width * sum(n * (n + 1) / 2 for n in lengths)
-        computed += linear + 4.0 * width * TreePass([Document(n) for n in lengths]).pairs
+        linear = 2.0 * weights * (before + sum(lengths))
+        pairs = before * (before + 1) / 2 + sum(n * before + n * (n + 1) / 2 for n in lengths)
+        needed += linear + 4.0 * width * pairs
+        computed += linear + 4.0 * width * TreePass([Document(n) for n in lengths], opening=before).pairs
     return round(needed / computed, 4)
 
 

@@ -52,20 +52,21 @@ def as_tree(model: PreTrainedModel, ids: torch.Tensor, tree: Pass) -> torch.Tens
 
 
 @pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("opening", [0, 5])
 @torch.no_grad()
-def test_branches_equal_separate_sequences(config: PreTrainedConfig) -> None:
+def test_branches_equal_separate_sequences(config: PreTrainedConfig, opening: int) -> None:
     model = make(config)
     documents = [Document(12, ((5, 4), (12, 3), (8, 2))), Document(7), Document(9, ((9, 10),))]
-    rows = [torch.randint(0, 100, (document.length,)) for document in documents]
-    found = as_tree(model, torch.cat(rows), TreePass(documents)).split([document.length for document in documents])
+    first, *rows = [torch.randint(0, 100, (n,)) for n in (opening, *(document.length for document in documents))]
+    states = as_tree(model, torch.cat([first, *rows]), TreePass(documents, opening=opening))
+    opened, *found = states.split([opening, *(document.length for document in documents)])
     for document, ids, states in zip(documents, rows, found, strict=True):
-        torch.testing.assert_close(
-            states[: document.trunk], separately(model, ids[: document.trunk]), atol=1e-4, rtol=0
-        )
+        trunk = separately(model, torch.cat([first, ids[: document.trunk]]))
+        torch.testing.assert_close(torch.cat([opened, states[: document.trunk]]), trunk, atol=1e-4, rtol=0)
         start = document.trunk
         for attach, length in document.branches:
-            alone = separately(model, torch.cat([ids[:attach], ids[start : start + length]]))[attach:]
-            torch.testing.assert_close(states[start : start + length], alone, atol=1e-4, rtol=0)
+            alone = separately(model, torch.cat([first, ids[:attach], ids[start : start + length]]))
+            torch.testing.assert_close(states[start : start + length], alone[opening + attach :], atol=1e-4, rtol=0)
             start += length
 
 

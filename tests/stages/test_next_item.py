@@ -1,6 +1,7 @@
 """Next-item samples: one pass over a trunk with branches trains the same as separate samples."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pauserec.config import ImplicitSftConfig, NextItemJob, Recipe
-from pauserec.data.batches import IGNORE, Sample, collate
+from pauserec.data.batches import IGNORE, Branch, Sample, collate
 from pauserec.data.splits import load_dataset
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format, Prompts
@@ -53,26 +54,29 @@ def samples(parts: tuple[LanguageModel, Prompts, NextItemJob], **stage: Any) -> 
     return NextItemSamples(job.model_copy(update={"stage": changed}), prompts, [SEQUENCE])
 
 
-def loss_of(model: LanguageModel, made: list[Sample], softmax: str = "full") -> torch.Tensor:
-    batch = collate(made)
-    tokens, labels = torch.from_numpy(batch["tokens"]), torch.from_numpy(batch["labels"])
-    return Objective(model, softmax)(tokens, labels, batch["layout"])  # type: ignore[arg-type,no-any-return]
+def loss_of(
+    model: LanguageModel, made: list[Sample], softmax: str = "full", opening: Sequence[int] = (), **settings: Any
+) -> torch.Tensor:
+    batch = collate(made, opening)
+    del batch["count"]
+    tensors = {key: torch.from_numpy(batch.pop(key)) for key in ("tokens", "labels")}
+    return Objective(model, softmax, **settings)(**tensors, **batch)  # type: ignore[arg-type,no-any-return]
+
+
+def assert_same_gradients(model: LanguageModel, one: torch.Tensor, other: torch.Tensor) -> None:
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    weights = [p for p in model.hf.parameters() if p.requires_grad]
+    for left, right in zip(*(torch.autograd.grad(loss, weights) for loss in (one, other)), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
 
 
 def test_gradient_checkpointing_changes_no_gradient(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
     model = copy.deepcopy(parts[0]).train()
     made = [samples(parts, targets="all").build(Window(0, 1, 6, (3, 4, 6), 2))]
-    weights = list(model.hf.parameters())
-    plain = torch.autograd.grad(loss_of(model, made), weights)
-    batch, calls = collate(made), []
-    hook = model.hf.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    objective = Objective(model, checkpointing=True)
-    loss = objective(torch.from_numpy(batch["tokens"]), torch.from_numpy(batch["labels"]), batch["layout"])
-    again = torch.autograd.grad(loss, weights)
-    hook.remove()
+    plain, calls = loss_of(model, made), []
+    model.hf.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert_same_gradients(model, plain, loss_of(model, made, checkpointing=True))
     assert len(calls) == 2, "forward, and once more going backward"
-    for one, other in zip(plain, again, strict=True):
-        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("softmax", ["full", "codebook"])
@@ -84,12 +88,28 @@ def test_all_targets_in_one_pass_equal_separate_samples_with_the_same_start(
     together = samples(parts, targets="all").build(window)
     alone = [samples(parts, targets="last").build(Window(0, 1, t, (t,), t)) for t in window.targets]
     assert together.length < sum(sample.length for sample in alone)
-    losses = [loss_of(model, [together], softmax), loss_of(model, alone, softmax)]
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-5)
-    weights = [p for p in model.hf.parameters() if p.requires_grad]
-    gradients = [torch.autograd.grad(loss, weights) for loss in losses]
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    opening = parts[1].opening
+    whole = loss_of(model, [together], softmax, opening)
+    assert_same_gradients(model, whole, loss_of(model, alone, softmax, opening))
+
+
+@pytest.mark.parametrize("targets", ["last", "all"])
+def test_an_opening_run_once_gives_the_gradients_of_one_per_sample(
+    parts: tuple[LanguageModel, Prompts, NextItemJob], targets: str
+) -> None:
+    opening, maker = parts[1].opening, samples(parts, targets=targets, loss_on="history")
+    ends = (3, 4, 6) if targets == "all" else (6,)
+    made = [maker.build(Window(0, start, 6, ends, start + 1)) for start in (0, 1)]
+    assert not any(sample.tokens[0] == opening[0] for sample in made)
+    whole = [
+        Sample(
+            np.concatenate([opening, sample.tokens]),
+            np.concatenate([np.full(len(opening), IGNORE), sample.labels]),
+            tuple(Branch(len(opening) + b.attach, b.tokens, b.labels) for b in sample.branches),
+        )
+        for sample in made
+    ]
+    assert_same_gradients(parts[0], loss_of(parts[0], made, opening=opening), loss_of(parts[0], whole))
 
 
 def test_loss_stands_on_the_targets_codes_alone(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:

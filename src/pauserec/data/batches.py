@@ -74,7 +74,10 @@ def pack(lengths: Sequence[int], batch_tokens: int, order: Iterable[int]) -> lis
 
 
 class Batches(Generic[Spec]):
-    """All batches of a training run, by number. `specs(epoch, rng)` lists an epoch's samples, `build` makes one of them."""
+    """All batches of a training run, by number. `specs(epoch, rng)` lists an epoch's samples, `build` makes one of them.
+
+    opening: tokens that every sample begins with; a batch holds them once, `length` and `build` leave them out.
+    """
 
     def __init__(
         self,
@@ -85,15 +88,17 @@ class Batches(Generic[Spec]):
         epochs: float,
         batch_tokens: int,
         seed: int,
+        opening: Sequence[int] = (),
     ) -> None:
-        self._build = build
+        self._build, self._opening = build, np.asarray(opening, dtype=np.int64)
         self._plan: list[list[Spec]] = []
         self.epoch_ends: list[int] = []
         """Number of batches done when each epoch ends."""
         for epoch in range(int(np.ceil(epochs))):
             rng = np.random.default_rng([seed, epoch])
             drawn = specs(epoch, rng)
-            batches = pack([length(spec) for spec in drawn], batch_tokens, rng.permutation(len(drawn)).tolist())
+            room = batch_tokens - len(opening)
+            batches = pack([length(spec) for spec in drawn], room, rng.permutation(len(drawn)).tolist())
             rng.shuffle(batches)
             share = min(1.0, epochs - epoch)
             batches = batches[: max(1, round(share * len(batches)))]
@@ -101,18 +106,21 @@ class Batches(Generic[Spec]):
             self.epoch_ends.append(len(self._plan))
         if not self._plan:
             raise RecipeError("there is nothing to train on: every history is too short for this stage's targets")
-        self.tokens = sum(length(spec) for members in self._plan for spec in members)
+        self.tokens = sum(len(opening) + sum(map(length, members)) for members in self._plan)
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        return collate([self._build(spec) for spec in self._plan[number]])
+        return collate([self._build(spec) for spec in self._plan[number]], self._opening)
 
 
-def collate(samples: Sequence[Sample]) -> dict[str, Any]:
-    """One flat row. tokens, labels: int64 [N]; layout: per sample (trunk tokens, ((attach, tokens) per branch))."""
-    tokens, labels, layout = [], [], []
+def collate(samples: Sequence[Sample], opening: Sequence[int] | IntArray = ()) -> dict[str, Any]:
+    """One flat row. tokens, labels: int64 [N]; layout: per sample (trunk tokens, ((attach, tokens) per branch)).
+
+    opening: tokens that all samples begin with, at the row's start once (nothing of it is a target).
+    """
+    tokens, labels, layout = [np.asarray(opening, dtype=np.int64)], [np.full(len(opening), IGNORE)], []
     for sample in samples:
         tokens += [sample.tokens, *(branch.tokens for branch in sample.branches)]
         labels += [sample.labels, *(branch.labels for branch in sample.branches)]
@@ -122,5 +130,6 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         "tokens": np.concatenate(tokens),
         "labels": flat,
         "layout": layout,
+        "opening": len(opening),
         "count": int((flat != IGNORE).sum()),
     }

@@ -26,14 +26,14 @@ def lower(x: Tensor) -> Tensor:
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-    """Every query sees itself and what came before, at most `window` tokens back."""
-    length, plain = q.shape[2], window is None or window >= q.shape[2]
-    rounded = q.dtype == torch.bfloat16
+    """Every query sees itself and what came before, at most `window` tokens back. The queries are those of the last keys."""
+    length, before = q.shape[2], k.shape[2] - q.shape[2]
+    plain, rounded = window is None or window >= k.shape[2], q.dtype == torch.bfloat16
     if plain and q.device.type == "cpu" and (rounded or (length < LONG and not torch.is_grad_enabled())):
         return torch.cat([_block(q, k, v, scale, start, stop) for start, stop in blocks(length)], dim=2)
-    if plain and not _by_products(q, k):
+    if plain and not before and not _by_products(q, k):
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    return attend(q, k, v, scale, _causal_mask(0, length, None if plain else window, q.device))
+    return attend(q, k, v, scale, _causal_mask(before, before + length, None if plain else window, q.device))
 
 
 def blocks(length: int) -> list[tuple[int, int]]:
@@ -44,7 +44,9 @@ def blocks(length: int) -> list[tuple[int, int]]:
 
 def _block(q: Tensor, k: Tensor, v: Tensor, scale: float, start: int, stop: int) -> Tensor:
     """Causal attention of the queries from start to stop."""
-    q, k, v = q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop]
+    before = k.shape[2] - q.shape[2]
+    start, stop = before + start, before + stop
+    q, k, v = q[:, :, start - before : stop - before], k[:, :, :stop], v[:, :, :stop]
     seen = _causal_mask(start, stop, None, q.device)
     return _products(q, k, v, scale, seen[..., start:]) if q.dtype == torch.bfloat16 else attend(q, k, v, scale, seen)
 

@@ -3,7 +3,8 @@
 Documents lie one after another in a single flat row of tokens, without padding: linear layers see only real tokens, and
 attention runs per document. A document is a trunk (causal) and branches. A branch sees the first `attach` tokens of its
 trunk and its own earlier tokens, never another branch, and its positions go on from `attach`. So the states of a branch
-equal those of a separate sequence `trunk[:attach] + branch`.
+equal those of a separate sequence `trunk[:attach] + branch`. All documents may begin with the same tokens (the words of
+a prompt's template): these stand in the row once, first, and every document sees them.
 
 It works for every Hugging Face causal LM whose attention goes through `ALL_ATTENTION_FUNCTIONS` (Llama, Qwen3, Gemma 3,
 ...): the pass rides through the model's forward as a keyword argument and is met again inside our attention function.
@@ -46,17 +47,17 @@ class Document:
         parts += [torch.arange(attach, attach + length) for attach, length in self.branches]
         return torch.cat(parts)
 
-    def branch_mask(self, window: int | None) -> Tensor:
-        """Whether branch token i may see document token j, bool [n - T, n]; `window` limits how far back."""
+    def branch_mask(self, window: int | None, opening: int = 0) -> Tensor:
+        """Whether branch token i may see token j, bool [n - T, opening + n]; `window` limits how far back."""
         n, trunk = self.length, self.trunk
         attach = torch.cat([torch.full((length,), start) for start, length in self.branches])
         owner = torch.cat([torch.full((length,), i) for i, (_, length) in enumerate(self.branches)])
         position = self.positions()
-        mask = torch.zeros(n - trunk, n, dtype=torch.bool)
-        mask[:, :trunk] = torch.arange(trunk) < attach[:, None]
-        mask[:, trunk:] = (owner[:, None] == owner) & (position[trunk:, None] >= position[trunk:])
+        mask = torch.ones(n - trunk, opening + n, dtype=torch.bool)
+        mask[:, opening : opening + trunk] = torch.arange(trunk) < attach[:, None]
+        mask[:, opening + trunk :] = (owner[:, None] == owner) & (position[trunk:, None] >= position[trunk:])
         if window is not None:
-            mask &= position[trunk:, None] - position < window
+            mask &= position[trunk:, None] - torch.cat([torch.arange(-opening, 0), position]) < window
         return mask
 
 
@@ -65,13 +66,15 @@ class _Bucket:
     """Parts of similar documents, run as one padded batch. Padding of queries is thrown away, padding of keys never seen.
 
     queries, keys: int64 [b, L] and [b, n], flat positions (padded with a real one). real: places of true queries in [b * L].
-    masks: per window bool [b, 1, L, n]; None for trunks, which are causal: their padding comes last.
+    documents: whose branches these are; none for trunks, which are causal: their padding comes last.
+    masks: per window bool [b, 1, L, n] of branches.
     """
 
     queries: Tensor
     keys: Tensor
     real: Tensor
     documents: tuple[Document, ...] = ()
+    opening: int = 0
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
@@ -85,7 +88,7 @@ class _Bucket:
             mask = torch.zeros(*self.queries.shape, self.keys.shape[1], dtype=torch.bool)
             mask[:, :, 0] = True
             for row, document in enumerate(self.documents):
-                own = document.branch_mask(window)
+                own = document.branch_mask(window, self.opening)
                 mask[row, : own.shape[0], : own.shape[1]] = own
             self.masks[window] = mask[:, None].to(self.queries.device)
         return self.masks[window]
@@ -93,30 +96,40 @@ class _Bucket:
 
 @dataclass
 class TreePass:
-    """What the attention function needs to know about one pass over whole documents (llm/cache.py: over cached ones)."""
+    """What the attention function needs to know about one pass over whole documents (llm/cache.py: over cached ones).
+
+    opening: tokens at the row's start that every document begins with.
+    """
 
     documents: Sequence[Document]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    opening: int = 0
 
     def __post_init__(self) -> None:
-        starts = torch.tensor([0, *(document.length for document in self.documents)]).cumsum(0).tolist()
+        starts = torch.tensor([self.opening, *(document.length for document in self.documents)]).cumsum(0).tolist()
         self._starts = starts[:-1]
         trunks = [document.trunk for document in self.documents]
         branched = [row for row, document in enumerate(self.documents) if document.branches]
-        self._buckets = [self._trunks(rows) for rows in _similar(list(range(len(trunks))), trunks)]
+        self._buckets = [self._first()] if self.opening else []
+        self._buckets += [self._trunks(rows) for rows in _similar(list(range(len(trunks))), trunks)]
         self._buckets += [self._branches(rows) for rows in _similar(branched, [d.length for d in self.documents])]
         self._order = torch.cat([bucket.queries.flatten()[bucket.real] for bucket in self._buckets]).argsort()
 
     def positions(self) -> Tensor:
         """Position ids, int64 [1, N]."""
-        return torch.cat([document.positions() for document in self.documents]).to(self.device)[None]
+        parts = [document.positions() + self.opening for document in self.documents]
+        return torch.cat([torch.arange(self.opening), *parts]).to(self.device)[None]
 
     @property
     def pairs(self) -> int:
         """Pairs of a query and a key that attention computes on a CPU, padding and masked ones included."""
-        trunks = [bucket.queries.shape for bucket in self._buckets if not bucket.documents]
-        causal_pairs = sum(n * sum((stop - start) * stop for start, stop in blocks(length)) for n, length in trunks)
-        return causal_pairs + sum(b.queries.numel() * b.keys.shape[1] for b in self._buckets if b.documents)
+        total = 0
+        for bucket in self._buckets:
+            rows, length = bucket.queries.shape
+            before = bucket.keys.shape[1] - length
+            spans = [(0, length)] if bucket.documents else blocks(length)
+            total += rows * sum((stop - start) * (before + stop) for start, stop in spans)
+        return total
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D]."""
@@ -124,9 +137,13 @@ class TreePass:
         outputs = [bucket.attend(q[0], k[0], v[0], scale, window) for bucket in self._buckets]
         return torch.cat(outputs, dim=1).index_select(1, self._order)[None]
 
+    def _first(self) -> _Bucket:
+        index, real = self._padded([(0, self.opening)])
+        return _Bucket(index, index, real)
+
     def _trunks(self, rows: list[int]) -> _Bucket:
         index, real = self._padded([(self._starts[row], self.documents[row].trunk) for row in rows])
-        return _Bucket(index, index, real)
+        return _Bucket(index, self._after_opening(index), real)
 
     def _branches(self, rows: list[int]) -> _Bucket:
         documents = tuple(self.documents[row] for row in rows)
@@ -137,7 +154,10 @@ class TreePass:
                 for row, d in zip(rows, documents, strict=True)
             ]
         )
-        return _Bucket(queries, keys, real, documents)
+        return _Bucket(queries, self._after_opening(keys), real, documents, self.opening)
+
+    def _after_opening(self, index: Tensor) -> Tensor:
+        return torch.cat([torch.arange(self.opening, device=self.device).expand(len(index), -1), index], dim=1)
 
     def _padded(self, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Flat positions of (start, length) spans, padded to the longest with each span's start; places of the true ones."""

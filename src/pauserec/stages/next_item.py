@@ -74,6 +74,7 @@ class NextItemSamples:
             epochs=stage.epochs,
             batch_tokens=stage.batch_tokens,
             seed=stage.seed,
+            opening=self._prompts.opening,
         )
 
     def _windows(self, epoch: int, rng: np.random.Generator) -> list[Window]:
@@ -95,17 +96,17 @@ class NextItemSamples:
         return found
 
     def length(self, window: Window) -> int:
-        """Tokens that `build` makes of a window."""
+        """Tokens that `build` makes of a window; the prompts' opening is no part of it."""
         prompts = self._prompts
         items = self._sequences[window.user][window.start : window.stop]
-        trunk = len(prompts.opening) + sum(len(prompts.entries[item]) for item in items)
+        trunk = sum(len(prompts.entries[item]) for item in items)
         return trunk + len(window.targets) * (len(prompts.suffix) + self._answer - 1)
 
     def build(self, window: Window) -> Sample:
         """A window as a sample. With a single target at its end, the target stands in the trunk itself."""
         items, prompts = self._sequences[window.user], self._prompts
-        trunk = list(prompts.opening)
-        marks = [False] * len(trunk)
+        trunk: list[int] = []
+        marks: list[bool] = []
         ends = {}
         for position in range(window.start, window.stop):
             entry = prompts.entries[items[position]]

@@ -26,12 +26,13 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         if checkpointing:
-            model.hf.gradient_checkpointing_enable({"use_reentrant": False})
+            model.hf.activation_checkpointing_enable({"use_reentrant": False})
         self.model, self._softmax, self._rate = model, softmax, rate
 
-    def forward(self, tokens: Tensor, labels: Tensor, layout: list[Any]) -> Tensor:
-        """tokens, labels: int64 [N]; layout: see data.batches.collate. Gives a float32 scalar."""
-        tree = TreePass([Document(trunk, tuple(branches)) for trunk, branches in layout], device=tokens.device)
+    def forward(self, tokens: Tensor, labels: Tensor, layout: list[Any], opening: int = 0) -> Tensor:
+        """tokens, labels: int64 [N]; layout, opening: see data.batches.collate. Gives a float32 scalar."""
+        documents = [Document(trunk, tuple(branches)) for trunk, branches in layout]
+        tree = TreePass(documents, device=tokens.device, opening=opening)
         embedded = dropout(self.model.embed(tokens), self._rate, self.training)
         chosen = (labels != IGNORE).nonzero()[:, 0]
         hidden, targets = self.model.hidden(embedded, tree)[chosen], labels[chosen]
