@@ -206,12 +206,16 @@ def main() -> None:
 
 
 def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
+    from pauserec import parallel
     from pauserec.evaluation.table import format_table
     from pauserec.pipeline import run as run_pipeline
     from pauserec.results import open_finished, table_rows
 
     _quiet_libraries()
-    content = run_pipeline(recipe, out, redo=redo, on_step=_announce)
+    with parallel.joined():
+        content = run_pipeline(recipe, out, redo=redo, on_step=_announce if parallel.is_main() else _say_nothing)
+        if not parallel.is_main():
+            return
     folder = open_finished(out)
     names = content["models"]
     tested = {name: folder.finished(f"test-{name}") for name in names}
@@ -222,6 +226,10 @@ def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
 
 def _announce(name: str, done: bool) -> None:
     notes.print(Text(f"{'✓' if done else '▸'} {name}", style="dim" if done else "bold"))
+
+
+def _say_nothing(name: str, done: bool) -> None:
+    """The first of several processes speaks for all."""
 
 
 def _show_examples(out: Path) -> None:

@@ -12,22 +12,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import orjson
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from pauserec import parallel
 from pauserec.config import TrainingSettings
-from pauserec.errors import PauserecError
+from pauserec.data.batches import IGNORE
+from pauserec.errors import PauserecError, RunError
 from pauserec.run import MANIFEST, hashes, verify, write_atomically
 from pauserec.watch import Watch, load_trained, peak_memory, trained_weights
 
 FOLDER = "training"
 """Where a stage keeps checkpoints while it runs; removed once its result is saved."""
 ELAPSED = "elapsed.json"
-"""In each checkpoint: seconds of training that led to it, over all attempts."""
+"""In each checkpoint: seconds and targets of training that led to it, over all attempts, and the number of processes."""
 
 
 class PlannedBatches(Protocol):
@@ -48,50 +51,58 @@ def fit(
     *,
     out: Path,
     log: Callable[..., None],
+    save: Callable[[Path], None] | None = None,
     bfloat16: bool = False,
     validate: Callable[[], dict[str, float]] | None = None,
+    together: bool = True,
 ) -> dict[str, Any]:
     """Train `module` (forward(**batch) gives the loss summed over targets) and leave its best weights in it.
 
     validate: gives metrics with `validation_ndcg@10`, called at each epoch's end or every `validate_every` steps.
+    save: called once, by the first process, with `out`; then what only resuming needs is removed. Without it the caller
+    sees to both (`forget_checkpoints`). together: several processes share each optimizer step's batches, so that with N
+    of them a step holds N times `accumulate` batches, and its loss is normalised by all their targets; otherwise each
+    of them does what one alone would do.
     Resumes from `out`/training if there is something to resume from. Returns seconds, tokens, trainable_parameters, steps.
+    Raises RunError where the checkpoint there is of another number of processes.
     """
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
-    steps = -(-len(batches) // settings.accumulate)
+    shared = together and parallel.world() > 1
+    per_step = settings.accumulate * (parallel.world() if shared else 1)
+    steps = -(-len(batches) // per_step)
     trainer = _Trainer(
         model=module,
         args=_arguments(settings, folder, steps, bfloat16),
-        train_dataset=batches,
+        train_dataset=_Share(batches, steps * settings.accumulate) if shared else batches,
         data_collator=_only,
     )
-    resume = newest_checkpoint(folder)
-    schedule = _validation_steps(batches, settings, steps)
+    trainer.is_distributed_loading_by_transformers = not together  # its name for: do not wrap the model in DDP
+    resume = parallel.agree(lambda: newest_checkpoint(folder))
+    schedule = _validation_steps(batches, settings, steps, per_step)
     watch = Watch(trainer, settings, folder, log, validate, schedule, resume_step=_step_of(resume), steps=steps)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
-    earlier = float(orjson.loads((resume / ELAPSED).read_bytes())) if resume else 0.0
-    trainer.begin = time.perf_counter() - earlier
+    earlier = _earlier(resume) if resume else {"seconds": 0.0, "targets": 0.0}
+    trainer.begin, trainer.targets = time.perf_counter() - earlier["seconds"], earlier["targets"]
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = trainer.seconds()
     watch.load_best(module)
+    if save is not None and parallel.is_main():
+        save(out)
+        forget_checkpoints(out)
     step = trainer.state.global_step
     return {
         "training_seconds": round(seconds, 3),
         "tokens": int(batches.tokens * step / steps),
-        "targets": round(trainer.targets * step / max(1, step - _step_of(resume))),
+        "targets": round(trainer.targets),
         "tokens_per_second": round(watch.tokens_per_second(batches.tokens / steps), 1),
         "peak_memory_bytes": peak_memory(),
         "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "steps": step,
         **watch.summary(),
     }
-
-
-def forget_checkpoints(out: Path) -> None:
-    """Remove what only resuming needs; call once the stage's result is saved."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -106,6 +117,42 @@ def newest_checkpoint(folder: Path) -> Path | None:
         else:
             whole.append(path)
     return max(whole, key=_step_of, default=None)
+
+
+def forget_checkpoints(out: Path) -> None:
+    """Remove what only resuming needs; call once the stage's result is saved."""
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
+
+
+def _earlier(checkpoint: Path) -> dict[str, float]:
+    """What led to a checkpoint. Raises RunError if other processes than these would go on from it."""
+    content: dict[str, float] = orjson.loads((checkpoint / ELAPSED).read_bytes())
+    if content["processes"] != parallel.world():
+        raise RunError(
+            f"{checkpoint} was written by {content['processes']} processes and this run has {parallel.world()}: start as "
+            f"many, or delete {checkpoint.parent}"
+        )
+    return content
+
+
+class _Share(Dataset[dict[str, Any]]):
+    """This process's part of the batches: every `world`-th, and as many as the others have.
+
+    Where batches run out, a batch without targets stands in: it adds nothing, but all processes take the same steps.
+    """
+
+    def __init__(self, batches: PlannedBatches, count: int) -> None:
+        self._batches, self._count = batches, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        place = number * parallel.world() + parallel.rank()
+        if place < len(self._batches):
+            return self._batches[place]
+        batch = self._batches[0]
+        return batch | {"labels": np.full_like(batch["labels"], IGNORE), "count": 0}
 
 
 def _step_of(checkpoint: Path | None) -> int:
@@ -131,6 +178,7 @@ def _arguments(settings: TrainingSettings, folder: Path, steps: int, bfloat16: b
         optim="adamw_torch_fused",
         bf16=bfloat16,
         use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
@@ -146,11 +194,11 @@ def _arguments(settings: TrainingSettings, folder: Path, steps: int, bfloat16: b
     )
 
 
-def _validation_steps(batches: PlannedBatches, settings: TrainingSettings, steps: int) -> set[int]:
+def _validation_steps(batches: PlannedBatches, settings: TrainingSettings, steps: int, per_step: int) -> set[int]:
     every = getattr(settings, "validate_every", 0)
     if every:
         return {*range(every, steps + 1, every), steps}
-    return {min(steps, -(-end // settings.accumulate)) for end in batches.epoch_ends}
+    return {min(steps, -(-end // per_step)) for end in batches.epoch_ends}
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
@@ -160,7 +208,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
     begin = 0.0
     """When training would have begun, had it never been interrupted."""
     targets = 0.0
-    """Targets of this attempt's steps."""
+    """Targets so far, over all attempts and processes."""
 
     def seconds(self) -> float:
         """Training time so far, over all attempts."""
@@ -170,16 +218,15 @@ class _Trainer(Trainer):  # type: ignore[misc]
         loader: DataLoader[Any] = DataLoader(
             self.train_dataset, batch_size=1, collate_fn=self.data_collator, shuffle=False
         )
-        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+        # of several processes each has its own batches already
+        return loader if parallel.world() > 1 else self.accelerator.prepare(loader)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
-        total = torch.tensor(float(sum(batch["count"] for batch in batch_samples)), device=device)
-        self.targets += float(total)
-        if self.args.world_size > 1:
-            total = self.accelerator.gather(total).sum() / self.args.world_size
-        return total
+        total = sum(parallel.share(float(sum(batch["count"] for batch in batch_samples))))
+        self.targets += total
+        return torch.tensor(total / parallel.world(), device=device)  # gradients are averaged over the processes
 
     def compute_loss(
         self,
@@ -192,6 +239,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return loss / (inputs["count"] if num_items_in_batch is None else num_items_in_batch)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not parallel.is_main():
+            return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(trained_weights(self.model), folder / "model.safetensors")
@@ -201,6 +250,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        write_atomically(folder / ELAPSED, orjson.dumps(self.seconds()))
-        write_atomically(folder / MANIFEST, orjson.dumps(hashes(folder)))
+        parallel.wait()  # each process wrote its random state
+        if parallel.is_main():
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            elapsed = {"seconds": self.seconds(), "targets": self.targets, "processes": parallel.world()}
+            write_atomically(folder / ELAPSED, orjson.dumps(elapsed))
+            write_atomically(folder / MANIFEST, orjson.dumps(hashes(folder)))

@@ -58,6 +58,8 @@ def codebook_softmax_loss(hidden: Tensor, labels: Tensor, levels: list[slice], h
     hidden [M, D], labels int64 [M] (token rows); levels: the rows of each level.
     """
     total = hidden.new_zeros((), dtype=torch.float32)
+    if not len(labels):  # of several processes one may have none: its gradients are zeros, not missing
+        return hidden.sum() + sum(0.0 * piece.sum() for piece in head.pieces())
     start = min(rows.start for rows in levels)
     codes = head.part(slice(start, max(rows.stop for rows in levels)))
     for rows in levels:

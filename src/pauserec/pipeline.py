@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from pauserec import parallel
 from pauserec.config import (
     CorpusJob,
     CptConfig,
@@ -60,22 +61,27 @@ def run(
 
     dataset = folder.step("dataset", prepare, recipe.data)
     vectors = folder.step("vectors", embed_items, recipe.embedder, dataset)
-    ids = folder.step("semantic_ids", QUANTIZERS[recipe.quantizer.kind], recipe.quantizer, vectors, dataset)
+    quantize = QUANTIZERS[recipe.quantizer.kind]
+    ids = folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
 
     done = {"base": folder.step("base", grow_vocabulary, recipe.model, ids)} if recipe.stages else {}
     for stage in recipe.stages:  # each names what it starts from, and depends on that alone
         starts = [done[name] for name in stage.starts_from]
-        done[stage.name] = folder.step(stage.name, STAGES[stage.kind], job_of(stage, recipe), *starts, dataset, ids)
+        job = job_of(stage, recipe)
+        done[stage.name] = folder.step(stage.name, STAGES[stage.kind], job, *starts, dataset, ids, collective=True)
 
     tested: dict[str, FinishedStep] = {}
     for name in recipe.evaluation.baselines:
-        job = BaselineTest(name=name, ranking=ranking_of(recipe))
-        tested[name] = folder.step(f"test-{name}", check_baseline, job, dataset)
+        baseline = BaselineTest(name=name, ranking=ranking_of(recipe))
+        tested[name] = folder.step(f"test-{name}", check_baseline, baseline, dataset, collective=True)
     for model in recipe.evaluation.models:
         test = model_test(recipe, model)
-        tested[model.name] = folder.step(f"test-{model.name}", check_model, test, done[model.stage], dataset, ids)
+        checkpoint = done[model.stage]
+        tested[model.name] = folder.step(
+            f"test-{model.name}", check_model, test, checkpoint, dataset, ids, collective=True
+        )
 
-    return _finish(folder, tested)
+    return parallel.agree(lambda: _finish(folder, tested))
 
 
 def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:

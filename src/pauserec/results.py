@@ -8,6 +8,7 @@ from typing import Any, Literal
 import orjson
 import polars as pl
 
+from pauserec import parallel
 from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.baselines.popularity import Popularity
 from pauserec.config import (
@@ -132,7 +133,9 @@ def check_baseline(
     dataset = load_dataset(dataset_step.path)
     with timed() as fitting:
         recommender = BASELINES[job.name].fit(dataset)
-    _write(job.name, both_splits(job.name, recommender, dataset, job.ranking), dataset, out, {})
+    results = both_splits(job.name, recommender, dataset, job.ranking)
+    if parallel.is_main():
+        _write(job.name, results, dataset, out, {})
     return {"fit_seconds": round(fitting["seconds"], 3)}
 
 
@@ -149,7 +152,8 @@ def check_model(
     dataset = load_dataset(dataset_step.path)
     recommender = job.recommender(checkpoint, SemanticIds.load(ids_step.path), dataset)
     results = both_splits(job.name, recommender, dataset, job.ranking)
-    _write(job.name, results, dataset, out, recommender.kernels)
+    if parallel.is_main():
+        _write(job.name, results, dataset, out, recommender.kernels)
 
 
 def both_splits(name: str, recommender: Recommender, dataset: Dataset, ranking: Ranking) -> dict[Split, Result]:

@@ -2,6 +2,7 @@
 
 A step's fingerprint covers its settings and the fingerprints of its inputs, so an unrelated change redoes nothing.
 While a step runs, its folder is `STEP.partial`; an interrupted step finds its own checkpoints there again.
+Of several processes, the first one writes; the others take part in collective steps and wait for all others.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from typing import Any, Self
 import orjson
 from pydantic import BaseModel
 
+from pauserec import parallel
 from pauserec.config import Recipe
 from pauserec.errors import RunError
 
@@ -62,8 +64,11 @@ class Run:
             raise RunError(
                 f"{path} is not empty and holds no {RECIPE}, so it is not a run folder: choose another --out"
             )
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / RECIPE, recipe.dump().encode())
+        parallel.wait()
+        if parallel.is_main():
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / RECIPE, recipe.dump().encode())
+        parallel.wait()
         return cls(path, recipe, frozenset(redo))
 
     @classmethod
@@ -92,14 +97,30 @@ class Run:
         )
 
     def step(
-        self, name: str, function: StepFunction, settings: BaseModel | None, *inputs: FinishedStep
+        self,
+        name: str,
+        function: StepFunction,
+        settings: BaseModel | None,
+        *inputs: FinishedStep,
+        collective: bool = False,
     ) -> FinishedStep:
-        """Do the step unless it is done; give back its folder and fingerprint."""
-        fingerprint = self.fingerprint(name, settings, inputs)
-        done = self.is_done(name, settings, inputs)
+        """Do the step unless it is done; give back its folder and fingerprint.
+
+        collective: all processes do it together, and it sees to it that only the first one writes.
+        """
+        done = parallel.agree(lambda: self.is_done(name, settings, inputs))
         self.on_step(name, done)
         if not done:
-            self._do(name, function, settings, inputs, fingerprint)
+            partial = self.path / f"{name}.partial"
+            if parallel.is_main():
+                self._open(partial, self.fingerprint(name, settings, inputs))
+            parallel.wait()
+            if parallel.is_main():
+                self._do(partial, function, settings, inputs)
+            elif collective:
+                function(settings, *inputs, out=partial, log=lambda **_: None)
+            parallel.wait()
+            self.steps.pop(name, None)
             self._redo.discard(name)
         return self.finished(name)
 
@@ -123,22 +144,23 @@ class Run:
         with (self.path / "log.jsonl").open("ab") as file:
             file.write(line + b"\n")
 
-    def _do(
-        self,
-        name: str,
-        function: StepFunction,
-        settings: BaseModel | None,
-        inputs: tuple[FinishedStep, ...],
-        fingerprint: str,
-    ) -> None:
-        partial = self.path / f"{name}.partial"
-        started = partial / STARTED
-        if partial.exists() and (name in self._redo or _read_json(started).get("fingerprint") != fingerprint):
+    def _open(self, partial: Path, fingerprint: str) -> None:
+        """Make the folder of a step that begins, or go on in that of the same step, interrupted."""
+        started = _read_json(partial / STARTED)
+        if partial.exists() and (partial.stem in self._redo or started.get("fingerprint") != fingerprint):
             shutil.rmtree(partial)
+            started = {}
         partial.mkdir(exist_ok=True)
-        spent = float(_read_json(started).get("seconds", 0.0))
+        content = {"fingerprint": fingerprint, "seconds": float(started.get("seconds", 0.0))}
+        write_atomically(partial / STARTED, orjson.dumps(content))
+
+    def _do(
+        self, partial: Path, function: StepFunction, settings: BaseModel | None, inputs: tuple[FinishedStep, ...]
+    ) -> None:
+        name, started = partial.stem, partial / STARTED
+        before = orjson.loads(started.read_bytes())
+        fingerprint, spent = before["fingerprint"], before["seconds"]
         begin = time.perf_counter()
-        write_atomically(started, orjson.dumps({"fingerprint": fingerprint, "seconds": spent}))
         try:
             summary = function(settings, *inputs, out=partial, log=lambda **values: self.log(name, **values)) or {}
         finally:  # what an interrupted attempt took counts too, unless it was killed
@@ -154,7 +176,6 @@ class Run:
             shutil.rmtree(final)
         partial.rename(final)
         fsync_folder(self.path)
-        self.steps.pop(name, None)
         self.log(name, event="done", **summary)
 
     def _manifest(self, name: str) -> dict[str, Any] | None:

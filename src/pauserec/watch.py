@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from pauserec import parallel
 from pauserec.config import TrainingSettings
 from pauserec.errors import PauserecError
 from pauserec.run import write_atomically
@@ -79,7 +80,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Show the bar."""
-        self._bar.start()
+        if parallel.is_main():
+            self._bar.start()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Take the bar away."""
@@ -106,12 +108,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._trainer.model.train()
         self._log(global_step=state.global_step, **metrics)
         best = max((score[METRIC] for score in self._scores), default=-1.0)
-        if metrics[METRIC] > best:
+        if metrics[METRIC] > best and parallel.is_main():
             temporary = self._best_file.with_suffix(".tmp")
             save_file(trained_weights(self._trainer.model), temporary)
             temporary.replace(self._best_file)
         self._scores.append({"step": state.global_step, **metrics})
-        write_atomically(self._scores_file, orjson.dumps(self._scores))
+        if parallel.is_main():
+            write_atomically(self._scores_file, orjson.dumps(self._scores))
         patience = getattr(self._settings, "patience", None)
         if patience is not None and self._since_best() >= patience:
             control.should_training_stop = True
@@ -122,8 +125,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def load_best(self, module: nn.Module) -> None:
         """Leave the weights with the best validation score in the module."""
+        parallel.wait()
         if self._scores:
             load_trained(module, self._best_file)
+        parallel.wait()
 
     def summary(self) -> dict[str, Any]:
         """The validations made and which of them was best."""

@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pauserec import parallel
 from pauserec.errors import DataError, RecipeError
 from pauserec.evaluation.metrics import CUTOFFS, summarise, target_ranks
 from pauserec.records import HELD_OUT, Dataset, History, IntArray, Ranking, Recommender, Split
@@ -81,6 +82,7 @@ def evaluate(
     """Rank the whole catalogue for each user of a split and compare with the held-out item.
 
     users: positions in `dataset.users` to test; None tests all. seed: of the bootstrap. label: beside the progress bar.
+    Of several processes each ranks its part of the users, in equally many chunks, and all get the whole result.
     Raises RecipeError if top_k is below the largest cut-off, DataError if no user has a target in this split.
     """
     if top_k < max(CUTOFFS):
@@ -88,18 +90,33 @@ def evaluate(
     histories = _histories(dataset, split, users)
     if not histories:
         raise DataError(f"no user has a {split} target: the data needs histories of more than {HELD_OUT[split]} items")
+    own, shares = _own_chunks(len(histories), chunk)
     tops: list[IntArray] = []
     seconds = 0.0
-    for begin in _progress(range(0, len(histories), chunk), len(histories), label):
-        inputs = [history.items for history in histories[begin : begin + chunk]]
+    for begin, stop in _progress(own, label):
+        inputs = [history.items for history in histories[begin:stop]]
         start = time.perf_counter()
         ranking = recommender.top(inputs, top_k, drop_seen=seen == "drop")
         seconds += time.perf_counter() - start
         if ranking.items.shape != (len(inputs), top_k):
             raise ValueError(f"recommender gave items of shape {ranking.items.shape}, not {(len(inputs), top_k)}")
         tops.append(ranking.items)
-    top = np.concatenate(tops)
-    return _result(histories, top, dataset, split, seen, seconds, (bootstrap, seed))
+    top = np.full((len(histories), top_k), -1, dtype=np.int64)
+    everyones = parallel.share(tops)
+    for chunks, found in zip(shares, everyones, strict=True):
+        for (begin, stop), items in zip(chunks, found, strict=True):
+            top[begin:stop] = items
+    return _result(histories, top, dataset, split, seen, sum(parallel.share(seconds)), (bootstrap, seed))
+
+
+def _own_chunks(users: int, chunk: int) -> tuple[list[tuple[int, int]], list[list[tuple[int, int]]]]:
+    """Spans of users that this process ranks, and those of every process: equally many, the last one repeated if need be."""
+    world = parallel.world()
+    size = min(chunk, -(-users // world))
+    spans = [(begin, min(begin + size, users)) for begin in range(0, users, size)]
+    spans += [spans[-1]] * (-len(spans) % world)
+    shares = [spans[rank::world] for rank in range(world)]
+    return shares[parallel.rank()], shares
 
 
 def _histories(dataset: Dataset, split: Split, users: Sequence[int] | None) -> list[History]:
@@ -143,18 +160,18 @@ def _result(
     )
 
 
-def _progress(begins: range, total: int, label: str) -> Iterator[int]:
+def _progress(spans: list[tuple[int, int]], label: str) -> Iterator[tuple[int, int]]:
     """Go through the chunks; show a bar with the time left once it takes longer than PATIENCE."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     console = Console(stderr=True)
     bar = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
-    task = bar.add_task(label, total=total)
-    start = time.perf_counter()
+    task = bar.add_task(label, total=sum(stop - begin for begin, stop in spans))
+    start, shown = time.perf_counter(), console.is_terminal and parallel.is_main()
     try:
-        for begin in begins:
-            yield begin
-            bar.update(task, completed=min(begin + begins.step, total))
-            if console.is_terminal and time.perf_counter() - start > PATIENCE and not bar.live.is_started:
+        for begin, stop in spans:
+            yield begin, stop
+            bar.update(task, advance=stop - begin)
+            if shown and time.perf_counter() - start > PATIENCE and not bar.live.is_started:
                 bar.start()
     finally:
         if bar.live.is_started:

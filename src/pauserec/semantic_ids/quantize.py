@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from pauserec import parallel
 from pauserec.config import QuantizerConfig
 from pauserec.records import Dataset, FloatArray
 from pauserec.run import write_atomically
@@ -43,9 +44,10 @@ def write_ids(
 ) -> dict[str, Any]:
     """Write the ID table, the codebooks and `quality.json` into `out`; gives the step's summary."""
     ids, quality = unique_ids(config, vectors, codebooks, dataset)
-    codebooks.save(out)
-    write_atomically(out / QUALITY, orjson.dumps(quality, option=orjson.OPT_INDENT_2))
-    ids.save(out)
+    if parallel.is_main():
+        codebooks.save(out)
+        write_atomically(out / QUALITY, orjson.dumps(quality, option=orjson.OPT_INDENT_2))
+        ids.save(out)
     log(**{key: value for key, value in quality.items() if value is not None})
     return {
         "items": len(ids),

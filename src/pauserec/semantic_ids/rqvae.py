@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vector_quantize_pytorch import ResidualVQ
 
+from pauserec import parallel
 from pauserec.config import QuantizerConfig, TrainingSettings
 from pauserec.fit import fit, forget_checkpoints
 from pauserec.records import FloatArray, Step
@@ -40,7 +41,8 @@ def rqvae(
         check_capacity(len(vectors), config.codebook_sizes)
     codebooks, trained = train_rqvae(config, vectors, out=out, log=log)
     summary = write_ids(config, vectors, codebooks, load_dataset(dataset_step.path), out=out, log=log)
-    forget_checkpoints(out)
+    if parallel.is_main():
+        forget_checkpoints(out)
     return {**trained, **summary}
 
 
@@ -62,7 +64,8 @@ def train_rqvae(
         tracking=(),
         seed=config.seed,
     )
-    trained = fit(model, batches, settings, out=out, log=log)
+    # too small to share: several processes do the same
+    trained = fit(model, batches, settings, out=out, log=log, together=False)
     return model.frozen(), trained
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pauserec.config import CorpusJob, CptConfig
 from pauserec.data.splits import load_dataset
-from pauserec.fit import fit, forget_checkpoints
+from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Corpus
 from pauserec.run import FinishedStep
@@ -47,7 +47,5 @@ def continual_pretrain(
     model.train_rows(range(model.vocabulary.sid_rows.start, model.vocabulary.sid_rows.stop))
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, checkpointing=stage.gradient_checkpointing)
-    summary = fit(objective, batches, stage, out=out, log=log, bfloat16=bfloat16)
-    model.save(out)
-    forget_checkpoints(out)
+    summary = fit(objective, batches, stage, out=out, save=model.save, log=log, bfloat16=bfloat16)
     return with_cost(summary, model, rows_only=True, bfloat16=bfloat16)

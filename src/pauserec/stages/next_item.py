@@ -16,7 +16,7 @@ from pauserec.config import NextItemJob
 from pauserec.data.batches import IGNORE, Batches, Branch, Sample, labelled
 from pauserec.data.splits import load_dataset
 from pauserec.evaluation.evaluate import evaluate
-from pauserec.fit import fit, forget_checkpoints
+from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.recommender import LLMRecommender
@@ -152,9 +152,16 @@ def train_next_item(
     objective = Objective(model, stage.softmax, stage.dropout, checkpointing=stage.gradient_checkpointing)
     recommender = LLMRecommender(model, prompts, ids, job.decoding, training=True, autocast=bfloat16)
     validate = None if stage.final_fit == "train+validation" else _validator(job, recommender, dataset)
-    summary = fit(objective, samples.batches(), stage, out=out, log=log, bfloat16=bfloat16, validate=validate)
-    model.save(out)
-    forget_checkpoints(out)
+    summary = fit(
+        objective,
+        samples.batches(),
+        stage,
+        out=out,
+        save=model.save,
+        log=log,
+        bfloat16=bfloat16,
+        validate=validate,
+    )
     return with_cost(summary, model, rows_only=False, bfloat16=bfloat16, softmax=stage.softmax)
 
 

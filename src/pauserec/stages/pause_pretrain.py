@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pauserec.config import CorpusJob, PausePretrainConfig
 from pauserec.data.splits import load_dataset
-from pauserec.fit import fit, forget_checkpoints
+from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, save_rows
 from pauserec.llm.prompts import Corpus
 from pauserec.run import FinishedStep
@@ -66,10 +66,12 @@ def pause_pretrain(
     model.train_rows(range(model.vocabulary.pause, model.vocabulary.pause + 1))
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, checkpointing=stage.gradient_checkpointing)
-    summary = fit(objective, batches, stage, out=out, log=log, bfloat16=bfloat16)
-    model.merge_rows()
-    save_rows(out / ROW, model.table[model.vocabulary.pause : model.vocabulary.pause + 1])
-    forget_checkpoints(out)
+
+    def save(folder: Path) -> None:
+        model.merge_rows()
+        save_rows(folder / ROW, model.table[model.vocabulary.pause : model.vocabulary.pause + 1])
+
+    summary = fit(objective, batches, stage, out=out, save=save, log=log, bfloat16=bfloat16)
     return with_cost(summary, model, rows_only=True, bfloat16=bfloat16)
 
 

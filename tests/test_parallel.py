@@ -1,0 +1,97 @@
+"""Several processes: the losses and ranks of one, and a clear end when one of them is killed."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import pytest
+
+from pauserec.config import Recipe
+from pauserec.pipeline import run
+
+
+def processes(count: int, *command: str) -> list[subprocess.Popen[bytes]]:
+    """The same command in `count` processes that know of each other, as torchrun starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(count)
+    ]
+
+
+def losses(out: Path) -> dict[tuple[str, int], float]:
+    lines = [orjson.loads(line) for line in (out / "log.jsonl").read_bytes().splitlines()]
+    return {(line["step"], line["global_step"]): line["loss"] for line in lines if "loss" in line}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_settings: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process that takes two batches a step; beside it a recipe that takes one, for two processes."""
+    folder = tmp_path_factory.mktemp("parallel")
+    settings = {"epochs": 2.0, "save_every": 1}
+    (folder / "tiny.toml").write_text(Recipe.parse(tiny_settings(**settings)).dump())
+    run(Recipe.parse(tiny_settings(**settings, accumulate=2)), folder / "alone")
+    return folder / "alone"
+
+
+def test_two_processes_are_killed_resume_and_do_what_one_does(alone: Path, tmp_path: Path) -> None:
+    command = ("-m", "pauserec", "run", str(alone.parent / "tiny.toml"), "--out", str(tmp_path / "both"))
+    both = processes(2, *command)
+    checkpoint = tmp_path / "both" / "sft.partial" / "training" / "checkpoint-1" / "manifest.json"
+    while not checkpoint.exists() and all(process.poll() is None for process in both):
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGKILL)
+    _, said = both[0].communicate(timeout=60)
+    both[1].communicate()
+    assert both[0].returncode == 2
+    assert "another process of this run ended" in said.decode()
+    assert "Traceback" not in said.decode()
+
+    both = processes(2, *command)
+    for process in both:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said.decode()
+    found, expected = losses(tmp_path / "both"), losses(alone)
+    assert found.keys() == expected.keys()
+    assert {step for step, _ in found} == {"cpt", "sft", "pause_pretrain", "implicit_sft"}
+    for key in expected:
+        assert found[key] == pytest.approx(expected[key], rel=1e-4), key
+    ranks = [
+        pl.read_parquet(folder / "ranks.parquet").sort("model", "split", "user_id")["rank"]
+        for folder in (tmp_path / "both", alone)
+    ]
+    assert (ranks[0] == ranks[1]).mean() > 0.98  # type: ignore[operator]
+    results = [orjson.loads((folder / "result.json").read_bytes()) for folder in (tmp_path / "both", alone)]
+    assert results[0]["stages"]["sft"]["targets"] == results[1]["stages"]["sft"]["targets"]
+
+
+def test_a_checkpoint_of_other_processes_is_refused(alone: Path, tmp_path: Path) -> None:
+    command = ("-m", "pauserec", "run", str(alone.parent / "tiny.toml"), "--out", str(tmp_path / "out"))
+    (one,) = processes(1, *command)
+    checkpoint = tmp_path / "out" / "cpt.partial" / "training" / "checkpoint-1" / "manifest.json"
+    while not checkpoint.exists() and one.poll() is None:
+        time.sleep(0.001)
+    one.send_signal(signal.SIGKILL)
+    one.communicate()
+    both = processes(2, *command)
+    for process in both:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert re.search(r"written by 1 processes and this\s+run has 2: start as many", said.decode()), said.decode()
