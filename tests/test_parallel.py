@@ -18,6 +18,8 @@ import pytest
 from pauserec.config import Recipe
 from pauserec.pipeline import run
 
+STAGES = ("cpt", "sft", "pause_pretrain", "implicit_sft")
+
 
 def processes(count: int, *command: str) -> list[subprocess.Popen[bytes]]:
     """The same command in `count` processes that know of each other, as torchrun starts them."""
@@ -51,8 +53,12 @@ def alone(tiny_settings: Callable[..., dict[str, Any]], tmp_path_factory: pytest
     return folder / "alone"
 
 
-def test_two_processes_are_killed_resume_and_do_what_one_does(alone: Path, tmp_path: Path) -> None:
-    command = ("-m", "pauserec", "run", str(alone.parent / "tiny.toml"), "--out", str(tmp_path / "both"))
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+def test_two_processes_are_killed_resume_and_do_what_one_does(alone: Path, tmp_path: Path, sharding: str) -> None:
+    changes = [f"stages.{name}.sharding={sharding}" for name in STAGES]
+    options = [part for change in changes for part in ("--set", change)]
+    recipe, out = alone.parent / "tiny.toml", tmp_path / "both"
+    command = ("-m", "pauserec", "run", str(recipe), "--out", str(out), *options)
     both = processes(2, *command)
     checkpoint = tmp_path / "both" / "sft.partial" / "training" / "checkpoint-1" / "manifest.json"
     while not checkpoint.exists() and all(process.poll() is None for process in both):
@@ -70,7 +76,7 @@ def test_two_processes_are_killed_resume_and_do_what_one_does(alone: Path, tmp_p
         assert process.returncode == 0, said.decode()
     found, expected = losses(tmp_path / "both"), losses(alone)
     assert found.keys() == expected.keys()
-    assert {step for step, _ in found} == {"cpt", "sft", "pause_pretrain", "implicit_sft"}
+    assert {step for step, _ in found} == set(STAGES)
     for key in expected:
         assert found[key] == pytest.approx(expected[key], rel=1e-4), key
     ranks = [

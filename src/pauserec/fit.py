@@ -25,6 +25,7 @@ from pauserec.config import TrainingSettings
 from pauserec.data.batches import IGNORE
 from pauserec.errors import PauserecError, RunError
 from pauserec.run import MANIFEST, hashes, verify, write_atomically
+from pauserec.sharding import is_sharded, load_optimizer_state, optimizer_state, restore
 from pauserec.watch import Watch, load_trained, peak_memory, trained_weights
 
 FOLDER = "training"
@@ -78,7 +79,8 @@ def fit(
         train_dataset=_Share(batches, steps * settings.accumulate) if shared else batches,
         data_collator=_only,
     )
-    trainer.is_distributed_loading_by_transformers = not together  # its name for: do not wrap the model in DDP
+    # its name for: do not wrap the model in DDP
+    trainer.is_distributed_loading_by_transformers = not together or is_sharded(module)
     resume = parallel.agree(lambda: newest_checkpoint(folder))
     schedule = _validation_steps(batches, settings, steps, per_step)
     watch = Watch(trainer, settings, folder, log, validate, schedule, resume_step=_step_of(resume), steps=steps)
@@ -89,6 +91,7 @@ def fit(
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = trainer.seconds()
     watch.load_best(module)
+    restore(module)
     if save is not None and parallel.is_main():
         save(out)
         forget_checkpoints(out)
@@ -239,14 +242,29 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return loss / (inputs["count"] if num_items_in_batch is None else num_items_in_batch)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if not parallel.is_main():
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained_weights(self.model), folder / "model.safetensors")
+        weights = trained_weights(self.model)
+        if parallel.is_main():
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(weights, folder / "model.safetensors")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained(self.model, Path(resume_from_checkpoint) / "model.safetensors")
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if is_sharded(self.model):
+            state = optimizer_state(self.model, self.optimizer.optimizer)
+            if parallel.is_main():
+                torch.save(state, Path(output_dir) / "optimizer.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(self.model):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = torch.load(Path(checkpoint) / "optimizer.pt", weights_only=True)
+        load_optimizer_state(self.model, self.optimizer.optimizer, state)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -19,6 +19,7 @@ from pauserec import parallel
 from pauserec.config import TrainingSettings
 from pauserec.errors import PauserecError
 from pauserec.run import write_atomically
+from pauserec.sharding import fill, whole
 
 METRIC = "validation_ndcg@10"
 
@@ -32,17 +33,17 @@ def peak_memory() -> int:
 
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters that train, by name; tied ones once."""
-    return {name: p.detach().cpu().contiguous() for name, p in module.named_parameters() if p.requires_grad}
+    """The parameters that train, whole, by name; tied ones once."""
+    named = [(name, whole(p.detach())) for name, p in module.named_parameters() if p.requires_grad]
+    return {name: weights.cpu().contiguous() for name, weights in named}
 
 
 def load_trained(module: nn.Module, path: Path) -> None:
     """Put saved trained weights back."""
     saved = load_file(path)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(saved[name])
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            fill(parameter, saved[name])
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -108,10 +109,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._trainer.model.train()
         self._log(global_step=state.global_step, **metrics)
         best = max((score[METRIC] for score in self._scores), default=-1.0)
-        if metrics[METRIC] > best and parallel.is_main():
-            temporary = self._best_file.with_suffix(".tmp")
-            save_file(trained_weights(self._trainer.model), temporary)
-            temporary.replace(self._best_file)
+        if metrics[METRIC] > best:
+            weights = trained_weights(self._trainer.model)
+            if parallel.is_main():
+                temporary = self._best_file.with_suffix(".tmp")
+                save_file(weights, temporary)
+                temporary.replace(self._best_file)
         self._scores.append({"step": state.global_step, **metrics})
         if parallel.is_main():
             write_atomically(self._scores_file, orjson.dumps(self._scores))

@@ -73,9 +73,10 @@ def assert_same_gradients(model: LanguageModel, one: torch.Tensor, other: torch.
 def test_gradient_checkpointing_changes_no_gradient(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
     model = copy.deepcopy(parts[0]).train()
     made = [samples(parts, targets="all").build(Window(0, 1, 6, (3, 4, 6), 2))]
+    stage = parts[2].stage.model_copy(update={"gradient_checkpointing": True})
     plain, calls = loss_of(model, made), []
     model.hf.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    assert_same_gradients(model, plain, loss_of(model, made, checkpointing=True))
+    assert_same_gradients(model, plain, loss_of(model, made, settings=stage))
     assert len(calls) == 2, "forward, and once more going backward"
 
 

@@ -25,6 +25,8 @@ class TrainingSettings(Settings):
     max_grad_norm: float = Field(default=1.0, gt=0)
     gradient_checkpointing: bool = False
     """Keep one state a layer and compute the rest again going backward: a third more time, a fraction of the memory."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """Of several processes: each holds all weights (DDP), or a part of them (FSDP2, for models that fill a GPU)."""
     save_every: int = Field(default=200, ge=1)
     """Optimizer steps between checkpoints."""
     tracking: tuple[str, ...] = ("tensorboard",)

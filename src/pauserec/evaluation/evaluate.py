@@ -78,11 +78,13 @@ def evaluate(
     users: Sequence[int] | None = None,
     chunk: int = CHUNK,
     label: str = "evaluating",
+    share: bool = True,
 ) -> Result:
     """Rank the whole catalogue for each user of a split and compare with the held-out item.
 
     users: positions in `dataset.users` to test; None tests all. seed: of the bootstrap. label: beside the progress bar.
-    Of several processes each ranks its part of the users, in equally many chunks, and all get the whole result.
+    Of several processes each ranks its part of the users, in equally many chunks, and all get the whole result; without
+    `share` each ranks all of them.
     Raises RecipeError if top_k is below the largest cut-off, DataError if no user has a target in this split.
     """
     if top_k < max(CUTOFFS):
@@ -90,7 +92,8 @@ def evaluate(
     histories = _histories(dataset, split, users)
     if not histories:
         raise DataError(f"no user has a {split} target: the data needs histories of more than {HELD_OUT[split]} items")
-    own, shares = _own_chunks(len(histories), chunk)
+    shares = _chunks(len(histories), chunk, parallel.world() if share else 1)
+    own = shares[parallel.rank() if share else 0]
     tops: list[IntArray] = []
     seconds = 0.0
     for begin, stop in _progress(own, label):
@@ -102,21 +105,20 @@ def evaluate(
             raise ValueError(f"recommender gave items of shape {ranking.items.shape}, not {(len(inputs), top_k)}")
         tops.append(ranking.items)
     top = np.full((len(histories), top_k), -1, dtype=np.int64)
-    everyones = parallel.share(tops)
-    for chunks, found in zip(shares, everyones, strict=True):
+    for chunks, found in zip(shares, parallel.share(tops) if share else [tops], strict=True):
         for (begin, stop), items in zip(chunks, found, strict=True):
             top[begin:stop] = items
-    return _result(histories, top, dataset, split, seen, sum(parallel.share(seconds)), (bootstrap, seed))
+    if share:
+        seconds = sum(parallel.share(seconds))
+    return _result(histories, top, dataset, split, seen, seconds, (bootstrap, seed))
 
 
-def _own_chunks(users: int, chunk: int) -> tuple[list[tuple[int, int]], list[list[tuple[int, int]]]]:
-    """Spans of users that this process ranks, and those of every process: equally many, the last one repeated if need be."""
-    world = parallel.world()
+def _chunks(users: int, chunk: int, world: int) -> list[list[tuple[int, int]]]:
+    """Spans of users that each process ranks: equally many, the last one repeated if need be."""
     size = min(chunk, -(-users // world))
     spans = [(begin, min(begin + size, users)) for begin in range(0, users, size)]
     spans += [spans[-1]] * (-len(spans) % world)
-    shares = [spans[rank::world] for rank in range(world)]
-    return shares[parallel.rank()], shares
+    return [spans[rank::world] for rank in range(world)]
 
 
 def _histories(dataset: Dataset, split: Split, users: Sequence[int] | None) -> list[History]:

@@ -46,6 +46,6 @@ def continual_pretrain(
     )
     model.train_rows(range(model.vocabulary.sid_rows.start, model.vocabulary.sid_rows.stop))
     bfloat16 = trains_in_bfloat16(job.precision)
-    objective = Objective(model, checkpointing=stage.gradient_checkpointing)
+    objective = Objective(model, settings=stage)
     summary = fit(objective, batches, stage, out=out, save=model.save, log=log, bfloat16=bfloat16)
     return with_cost(summary, model, rows_only=True, bfloat16=bfloat16)

@@ -23,6 +23,7 @@ from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, IntArray
 from pauserec.run import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.sharding import gathered, is_sharded
 from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective, trains_in_bfloat16
 from pauserec.watch import METRIC
@@ -149,9 +150,9 @@ def train_next_item(
     if stage.text_rows == "freeze":
         model.train_rows(range(model.vocabulary.first_sid, model.vocabulary.used), backbone=True)
     bfloat16 = trains_in_bfloat16(job.precision)
-    objective = Objective(model, stage.softmax, stage.dropout, checkpointing=stage.gradient_checkpointing)
+    objective = Objective(model, stage.softmax, stage.dropout, settings=stage)
     recommender = LLMRecommender(model, prompts, ids, job.decoding, training=True, autocast=bfloat16)
-    validate = None if stage.final_fit == "train+validation" else _validator(job, recommender, dataset)
+    validate = None if stage.final_fit == "train+validation" else _validator(job, recommender, dataset, objective)
     summary = fit(
         objective,
         samples.batches(),
@@ -165,23 +166,27 @@ def train_next_item(
     return with_cost(summary, model, rows_only=False, bfloat16=bfloat16, softmax=stage.softmax)
 
 
-def _validator(job: NextItemJob, recommender: LLMRecommender, dataset: Dataset) -> Callable[[], dict[str, float]]:
+def _validator(
+    job: NextItemJob, recommender: LLMRecommender, dataset: Dataset, objective: Objective
+) -> Callable[[], dict[str, float]]:
     users = np.arange(len(dataset.users))
     wanted = job.stage.validation_users
     if wanted is not None and wanted < len(users):
         users = np.sort(np.random.default_rng(job.stage.seed).choice(users, wanted, replace=False))
 
     def validate() -> dict[str, float]:
-        result = evaluate(
-            recommender,
-            dataset,
-            "validation",
-            seen=job.seen,
-            top_k=job.decoding.beams,
-            bootstrap=1,
-            users=users.tolist(),
-            label=f"{job.stage.name}: validating",
-        )
+        with gathered(objective):
+            result = evaluate(
+                recommender,
+                dataset,
+                "validation",
+                seen=job.seen,
+                top_k=job.decoding.beams,
+                bootstrap=1,
+                users=users.tolist(),
+                label=f"{job.stage.name}: validating",
+                share=not is_sharded(objective),  # parted layers are gathered in every pass, so all take the same ones
+            )
         return {METRIC: result.metrics["ndcg@10"], "validation_hit@10": result.metrics["hit@10"]}
 
     return validate

@@ -6,15 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from pauserec.config import ModelConfig
+from pauserec import parallel
+from pauserec.config import ModelConfig, TrainingSettings
 from pauserec.data.batches import IGNORE
 from pauserec.llm.model import LanguageModel, best_device, use_bfloat16
 from pauserec.llm.tree import Document, TreePass
 from pauserec.losses import codebook_softmax_loss, full_softmax_loss
+from pauserec.sharding import shard
 
 
 class Objective(nn.Module):
-    """Summed next-token loss of a planned batch; the head is computed at target positions only."""
+    """Summed next-token loss of a planned batch; the head is computed at target positions only.
+
+    settings: of the stage that trains: whether states are kept or computed again, whether weights are parted.
+    """
 
     def __init__(
         self,
@@ -22,12 +27,16 @@ class Objective(nn.Module):
         softmax: Literal["full", "codebook"] = "full",
         rate: float = 0.0,
         *,
-        checkpointing: bool = False,
+        settings: TrainingSettings | None = None,
     ) -> None:
         super().__init__()
-        if checkpointing:
-            model.hf.activation_checkpointing_enable({"use_reentrant": False})
         self.model, self._softmax, self._rate = model, softmax, rate
+        if settings is None:
+            return
+        if settings.gradient_checkpointing:
+            model.hf.activation_checkpointing_enable({"use_reentrant": False})
+        if settings.sharding == "fsdp2" and parallel.world() > 1:
+            shard(self, model.hf.base_model.layers)
 
     def forward(self, tokens: Tensor, labels: Tensor, layout: list[Any], opening: int = 0) -> Tensor:
         """tokens, labels: int64 [N]; layout, opening: see data.batches.collate. Gives a float32 scalar."""

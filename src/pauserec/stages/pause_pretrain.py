@@ -65,7 +65,7 @@ def pause_pretrain(
         model.head[model.vocabulary.pause] = model.table[model.vocabulary.pause]
     model.train_rows(range(model.vocabulary.pause, model.vocabulary.pause + 1))
     bfloat16 = trains_in_bfloat16(job.precision)
-    objective = Objective(model, checkpointing=stage.gradient_checkpointing)
+    objective = Objective(model, settings=stage)
 
     def save(folder: Path) -> None:
         model.merge_rows()
