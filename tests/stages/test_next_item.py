@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pauserec.config import ImplicitSftConfig, NextItemJob, Recipe
+from pauserec.config import ImplicitSftConfig, LoraSettings, NextItemJob, Recipe
 from pauserec.data.batches import IGNORE, Branch, Sample, collate
 from pauserec.data.splits import load_dataset
 from pauserec.llm.model import LanguageModel
@@ -78,6 +78,46 @@ def test_gradient_checkpointing_changes_no_gradient(parts: tuple[LanguageModel, 
     model.hf.base_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     assert_same_gradients(model, plain, loss_of(model, made, settings=stage))
     assert len(calls) == 2, "forward, and once more going backward"
+
+
+def test_compiled_layers_have_the_same_gradients(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
+    model = copy.deepcopy(parts[0]).train()
+    made = [samples(parts, targets="all").build(Window(0, 1, 6, (3, 4, 6), 2))]
+    stage = parts[2].stage.model_copy(update={"compile": True})
+    plain, calls = loss_of(model, made), torch._dynamo.utils.counters["stats"]
+    before = calls["unique_graphs"]
+    assert_same_gradients(model, plain, loss_of(model, made, settings=stage))
+    assert calls["unique_graphs"] > before
+
+
+def test_adapters_alone_train_and_are_merged_into_what_is_saved(
+    parts: tuple[LanguageModel, Prompts, NextItemJob], tiny_run: Path, tmp_path: Path
+) -> None:
+    model = copy.deepcopy(parts[0]).train()
+    made = [samples(parts, targets="all").build(Window(0, 1, 6, (3, 4, 6), 2))]
+    start, weights = float(loss_of(model, made)), model.state_dict()
+    rows = range(model.vocabulary.first_sid, model.vocabulary.used)
+    frozen = {name: value.clone() for name, value in weights.items()}
+    model.train_rows(rows)
+    model.add_adapters(LoraSettings(rank=2, alpha=8.0))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert sum(p.numel() for p in trained.values()) < 0.4 * sum(p.numel() for p in parts[0].parameters())
+    assert all("lora_" in name or name.startswith("block.") for name in trained)
+    assert float(loss_of(model, made)) == pytest.approx(start, rel=1e-5), "adapters begin without effect"
+    optimizer = torch.optim.Adam(trained.values(), lr=0.02)
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss_of(model, made).backward()
+        optimizer.step()
+    end = float(loss_of(model, made))
+    assert end < start - 0.5
+    model.save(tmp_path)
+    again = LanguageModel.load(tmp_path, SemanticIds.load(tiny_run / "semantic_ids")).train()
+    assert float(loss_of(again, made)) == pytest.approx(end, rel=1e-4)
+    changed = [name for name, value in again.state_dict().items() if not torch.equal(value, frozen[name])]
+    assert any("q_proj" in name for name in changed)
+    assert not any("layernorm" in name for name in changed)
+    assert torch.equal(again.table[: rows.start], parts[0].table[: rows.start])
 
 
 @pytest.mark.parametrize("softmax", ["full", "codebook"])

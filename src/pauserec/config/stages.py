@@ -7,6 +7,16 @@ from pydantic import Field
 from pauserec.config.settings import DecodingConfig, PromptConfig, Settings
 
 
+class LoraSettings(Settings):
+    """Low-rank adapters on the backbone's linear layers (Hu et al. 2021), merged into them when the stage is saved."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    """An adapter's output is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapters' input."""
+
+
 class TrainingSettings(Settings):
     """What every stage can set."""
 
@@ -25,6 +35,8 @@ class TrainingSettings(Settings):
     max_grad_norm: float = Field(default=1.0, gt=0)
     gradient_checkpointing: bool = False
     """Keep one state a layer and compute the rest again going backward: a third more time, a fraction of the memory."""
+    compile: bool = False
+    """Compile the parts of each layer between attentions with torch.compile (needs a C++ compiler on a CPU)."""
     sharding: Literal["none", "fsdp2"] = "none"
     """Of several processes: each holds all weights (DDP), or a part of them (FSDP2, for models that fill a GPU)."""
     save_every: int = Field(default=200, ge=1)
@@ -76,6 +88,8 @@ class _NextItem(TrainingSettings):
     """Normalise the loss over the whole vocabulary, or over the codes of the target's level."""
     text_rows: Literal["train", "freeze"] = "train"
     """Full fine-tuning, or all but the rows of ordinary text tokens in the tables (much less to update in a small model)."""
+    lora: LoraSettings | None = None
+    """Instead of full fine-tuning: train adapters of the backbone and the rows of SID tokens and `<pause>`."""
     loss_on_end: bool = False
     """Loss also on begin/end tokens and the end of the turn (they are forced in decoding)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from pauserec import assets
-from pauserec.config import ModelConfig
+from pauserec.config import LoraSettings, ModelConfig
 from pauserec.errors import ModelError
 from pauserec.llm.cache import ExtendPass
 from pauserec.llm.fused import FusedBackbone, can_fuse
@@ -60,6 +60,7 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.block: RowBlock | None = None
+        self._adapters: list[Any] = []  # a list, for they hold `hf` and are no part of this module beside it
         self._fused: FusedBackbone | None = None
         self._packed_head: PackedLinear | None = None
 
@@ -128,8 +129,17 @@ class LanguageModel(nn.Module):
         self.head.requires_grad_(False)
         self.block = RowBlock(self.table, None if tied else self.head, rows)
 
+    def add_adapters(self, lora: LoraSettings) -> None:
+        """Put trainable low-rank adapters beside every linear layer of the frozen backbone (not the head)."""
+        from peft import LoraConfig, LoraModel
+
+        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear")
+        self._adapters = [LoraModel(self.hf, config, "default")]
+
     def merge_rows(self) -> None:
-        """Write the trained rows back into the table and unfreeze everything."""
+        """Write what was trained apart, rows and adapters, into the weights it belongs to, and unfreeze everything."""
+        while self._adapters:
+            self.hf = self._adapters.pop().merge_and_unload()
         if self.block is None:
             return
         with torch.no_grad():

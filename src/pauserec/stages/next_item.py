@@ -147,8 +147,12 @@ def train_next_item(
     prompts = Prompts(model.tokenizer, model.vocabulary, ids, dataset.items, job.prompt, form)
     seen_by_training = -2 if stage.final_fit == "train" else -1
     samples = NextItemSamples(job, prompts, [sequence[:seen_by_training] for sequence in dataset.sequences])
-    if stage.text_rows == "freeze":
-        model.train_rows(range(model.vocabulary.first_sid, model.vocabulary.used), backbone=True)
+    added = range(model.vocabulary.first_sid, model.vocabulary.used)
+    if stage.lora is not None:
+        model.train_rows(added)
+        model.add_adapters(stage.lora)
+    elif stage.text_rows == "freeze":
+        model.train_rows(added, backbone=True)
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, stage.softmax, stage.dropout, settings=stage)
     recommender = LLMRecommender(model, prompts, ids, job.decoding, training=True, autocast=bfloat16)

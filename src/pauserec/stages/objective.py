@@ -18,7 +18,7 @@ from pauserec.sharding import shard
 class Objective(nn.Module):
     """Summed next-token loss of a planned batch; the head is computed at target positions only.
 
-    settings: of the stage that trains: whether states are kept or computed again, whether weights are parted.
+    settings: of the stage that trains: whether states are kept or computed again, layers compiled, weights parted.
     """
 
     def __init__(
@@ -35,6 +35,9 @@ class Objective(nn.Module):
             return
         if settings.gradient_checkpointing:
             model.hf.activation_checkpointing_enable({"use_reentrant": False})
+        if settings.compile:
+            for layer in model.hf.base_model.layers:
+                layer.mlp.compile(dynamic=True)
         if settings.sharding == "fsdp2" and parallel.world() > 1:
             shard(self, model.hf.base_model.layers)
 
