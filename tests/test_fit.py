@@ -110,11 +110,11 @@ def test_seconds_count_over_interruptions(tmp_path: Path) -> None:
 
 def test_speed_and_memory_are_reported(tmp_path: Path) -> None:
     def slow_validation() -> dict[str, float]:
-        time.sleep(0.5)
+        time.sleep(2)
         return {METRIC: 0.1}
 
     summary = fit(Line(), Points([4] * 5), settings(), out=tmp_path, log=lambda **_: None, validate=slow_validation)
-    assert summary["tokens_per_second"] > 20 / 0.5, "validation is no part of it"
+    assert summary["tokens_per_second"] > 20 / 2, "validation is no part of it"
     assert summary["peak_memory_bytes"] > 10**7
     assert summary["targets"] == 20
 

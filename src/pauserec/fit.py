@@ -83,7 +83,17 @@ def fit(
     trainer.is_distributed_loading_by_transformers = not together or is_sharded(module)
     resume = parallel.agree(lambda: newest_checkpoint(folder))
     schedule = _validation_steps(batches, settings, steps, per_step)
-    watch = Watch(trainer, settings, folder, log, validate, schedule, resume_step=_step_of(resume), steps=steps)
+    watch = Watch(
+        trainer,
+        settings,
+        folder,
+        log,
+        validate,
+        schedule,
+        resume_step=_step_of(resume),
+        steps=steps,
+        tokens=batches.tokens,
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     earlier = _earlier(resume) if resume else {"seconds": 0.0, "targets": 0.0}
@@ -92,6 +102,7 @@ def fit(
     seconds = trainer.seconds()
     watch.load_best(module)
     restore(module)
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     if save is not None and parallel.is_main():
         save(out)
         forget_checkpoints(out)
@@ -100,9 +111,9 @@ def fit(
         "training_seconds": round(seconds, 3),
         "tokens": int(batches.tokens * step / steps),
         "targets": round(trainer.targets),
-        "tokens_per_second": round(watch.tokens_per_second(batches.tokens / steps), 1),
+        "tokens_per_second": round(watch.tokens_per_second(), 1),
         "peak_memory_bytes": peak_memory(),
-        "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "trainable_parameters": trained,
         "steps": step,
         **watch.summary(),
     }

@@ -34,6 +34,8 @@ from pauserec.semantic_ids.codes import SemanticIds
 RESULT = "result.json"
 RANKS = "ranks.parquet"
 METRICS = "metrics.json"
+COST = ("training_seconds", "share", "device_hours", "tokens", "tokens_per_second", "peak_memory_bytes", "mfu")
+"""The ledger's keys that the run log repeats at its end."""
 BASELINES: dict[str, type[Popularity] | type[Cooccurrence]] = {"popularity": Popularity, "co-occurrence": Cooccurrence}
 
 
@@ -195,6 +197,7 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
     whole = sum(stage.get("training_seconds", 0.0) for stage in stages.values())
     for stage in stages.values():  # of the training time, all stages together
         stage["share"] = round(stage.get("training_seconds", 0.0) / whole, 4) if whole else 0.0
+    run.log("result", event="cost", stages={name: {key: s.get(key) for key in COST} for name, s in stages.items()})
     data = {key: steps["dataset"].summary[key] for key in ("fingerprint", "users", "items", "interactions")}
     content = {
         "recipe": recipe.name,

@@ -47,7 +47,7 @@ def load_trained(module: nn.Module, path: Path) -> None:
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Told by the Trainer what happens; validates at the steps of `schedule`."""
+    """Told by the Trainer what happens; validates at the steps of `schedule`. steps, tokens: of the whole stage."""
 
     def __init__(
         self,
@@ -60,8 +60,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         *,
         resume_step: int,
         steps: int,
+        tokens: int,
     ) -> None:
         self._trainer, self._settings, self._log = trainer, settings, log
+        self._tokens_per_step = tokens / steps
         self._validate, self._schedule = validate, schedule
         self._best_file, self._scores_file = folder / "best.safetensors", folder / "validations.json"
         self._scores: list[dict[str, float]] = []
@@ -97,7 +99,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 )
             self._bar.update(self._task, completed=state.global_step, loss=f"loss {logs['loss']:.3f}")
             self._steps_done = state.global_step - self._first_step
-            self._log(global_step=state.global_step, **{k: v for k, v in logs.items() if k != "epoch"})
+            speed = round(self.tokens_per_second())
+            kept = {key: value for key, value in logs.items() if key != "epoch"}
+            self._log(global_step=state.global_step, **kept, tokens_per_second=speed)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Validate where it is due, keep the best weights, stop when patience is over."""
@@ -122,9 +126,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if patience is not None and self._since_best() >= patience:
             control.should_training_stop = True
 
-    def tokens_per_second(self, tokens_per_step: float) -> float:
-        """Of this attempt, validation left out."""
-        return tokens_per_step * self._steps_done / (time.perf_counter() - self._begin - self._validating)
+    def tokens_per_second(self) -> float:
+        """Of this attempt so far, all processes together, validation left out."""
+        return self._tokens_per_step * self._steps_done / (time.perf_counter() - self._begin - self._validating)
 
     def load_best(self, module: nn.Module) -> None:
         """Leave the weights with the best validation score in the module."""

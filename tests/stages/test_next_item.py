@@ -173,6 +173,15 @@ def test_loss_on_the_end_adds_what_decoding_forces(parts: tuple[LanguageModel, P
     assert sample.labels[sample.labels != IGNORE].tolist() == expected
 
 
+def test_the_log_counts_what_separate_samples_would_take(
+    parts: tuple[LanguageModel, Prompts, NextItemJob],
+) -> None:
+    made, opening = samples(parts, targets="all"), len(parts[1].opening)
+    window = Window(0, 1, 6, (3, 4, 6), 2)
+    alone = [samples(parts, targets="last").build(Window(0, 1, t, (t,), t)) for t in window.targets]
+    assert made.tokens_apart(window) == sum(opening + sample.length for sample in alone)
+
+
 @pytest.mark.parametrize("targets", ["last", "all"])
 @pytest.mark.parametrize("loss_on_end", [False, True])
 def test_planned_lengths_are_true(

@@ -108,6 +108,10 @@ class Batches(Generic[Spec]):
             raise RecipeError("there is nothing to train on: every history is too short for this stage's targets")
         self.tokens = sum(len(opening) + sum(map(length, members)) for members in self._plan)
 
+    def specs(self) -> list[Spec]:
+        """All samples of the plan, in the order they are met."""
+        return [spec for members in self._plan for spec in members]
+
     def __len__(self) -> int:
         return len(self._plan)
 

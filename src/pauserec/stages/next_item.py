@@ -103,6 +103,13 @@ class NextItemSamples:
         trunk = sum(len(prompts.entries[item]) for item in items)
         return trunk + len(window.targets) * (len(prompts.suffix) + self._answer - 1)
 
+    def tokens_apart(self, window: Window) -> int:
+        """Tokens that the same targets would take as samples of their own, each with a whole prompt."""
+        prompts, items = self._prompts, self._sequences[window.user]
+        ends = np.cumsum([0, *(len(prompts.entries[item]) for item in items[window.start : window.stop])])
+        around = len(prompts.opening) + len(prompts.suffix) + self._answer - 1
+        return sum(around + int(ends[target - window.start]) for target in window.targets)
+
     def build(self, window: Window) -> Sample:
         """A window as a sample. With a single target at its end, the target stands in the trunk itself."""
         items, prompts = self._sequences[window.user], self._prompts
@@ -157,9 +164,11 @@ def train_next_item(
     objective = Objective(model, stage.softmax, stage.dropout, settings=stage)
     recommender = LLMRecommender(model, prompts, ids, job.decoding, training=True, autocast=bfloat16)
     validate = None if stage.final_fit == "train+validation" else _validator(job, recommender, dataset, objective)
+    batches = samples.batches()
+    log(event="plan", tokens=batches.tokens, tokens_as_separate_samples=sum(map(samples.tokens_apart, batches.specs())))
     summary = fit(
         objective,
-        samples.batches(),
+        batches,
         stage,
         out=out,
         save=model.save,
