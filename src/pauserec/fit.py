@@ -26,7 +26,7 @@ from pauserec.data.batches import IGNORE
 from pauserec.errors import PauserecError, RunError
 from pauserec.run import MANIFEST, hashes, verify, write_atomically
 from pauserec.sharding import is_sharded, load_optimizer_state, optimizer_state, restore
-from pauserec.watch import Watch, load_trained, peak_memory, trained_weights
+from pauserec.watch import Size, Watch, load_trained, peak_memory, trained_weights
 
 FOLDER = "training"
 """Where a stage keeps checkpoints while it runs; removed once its result is saved."""
@@ -82,41 +82,28 @@ def fit(
     # its name for: do not wrap the model in DDP
     trainer.is_distributed_loading_by_transformers = not together or is_sharded(module)
     resume = parallel.agree(lambda: newest_checkpoint(folder))
-    schedule = _validation_steps(batches, settings, steps, per_step)
-    watch = Watch(
-        trainer,
-        settings,
-        folder,
-        log,
-        validate,
-        schedule,
-        resume_step=_step_of(resume),
-        steps=steps,
-        tokens=batches.tokens,
-    )
+    size = Size(steps, done=_step_of(resume), tokens=batches.tokens)
+    watch = Watch(trainer, settings, folder, log, validate, _validation_steps(batches, settings, steps, per_step), size)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
-    earlier = _earlier(resume) if resume else {"seconds": 0.0, "targets": 0.0}
-    trainer.begin, trainer.targets = time.perf_counter() - earlier["seconds"], earlier["targets"]
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.go(resume)
     seconds = trainer.seconds()
     watch.load_best(module)
     restore(module)
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    if save is not None and parallel.is_main():
-        save(out)
-        forget_checkpoints(out)
-    step = trainer.state.global_step
-    return {
+    summary = {
         "training_seconds": round(seconds, 3),
-        "tokens": int(batches.tokens * step / steps),
+        "tokens": int(batches.tokens * trainer.state.global_step / steps),
         "targets": round(trainer.targets),
         "tokens_per_second": round(watch.tokens_per_second(), 1),
         "peak_memory_bytes": peak_memory(),
-        "trainable_parameters": trained,
-        "steps": step,
+        "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "steps": trainer.state.global_step,
         **watch.summary(),
     }
+    if save is not None and parallel.is_main():
+        save(out)
+        forget_checkpoints(out)
+    return summary
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -223,6 +210,12 @@ class _Trainer(Trainer):  # type: ignore[misc]
     """When training would have begun, had it never been interrupted."""
     targets = 0.0
     """Targets so far, over all attempts and processes."""
+
+    def go(self, resume: Path | None) -> None:
+        """Train, from a checkpoint on if there is one."""
+        earlier = _earlier(resume) if resume else {"seconds": 0.0, "targets": 0.0}
+        self.begin, self.targets = time.perf_counter() - earlier["seconds"], earlier["targets"]
+        self.train(resume_from_checkpoint=str(resume) if resume else None)
 
     def seconds(self) -> float:
         """Training time so far, over all attempts."""

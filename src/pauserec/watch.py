@@ -4,6 +4,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,17 @@ def load_trained(module: nn.Module, path: Path) -> None:
             fill(parameter, saved[name])
 
 
+@dataclass(frozen=True)
+class Size:
+    """How long a stage is, in optimizer steps and tokens, and how many steps are done already."""
+
+    steps: int
+    done: int
+    tokens: int
+
+
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Told by the Trainer what happens; validates at the steps of `schedule`. steps, tokens: of the whole stage."""
+    """Told by the Trainer what happens; validates at the steps of `schedule`."""
 
     def __init__(
         self,
@@ -57,20 +67,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         log: Callable[..., None],
         validate: Callable[[], dict[str, float]] | None,
         schedule: set[int],
-        *,
-        resume_step: int,
-        steps: int,
-        tokens: int,
+        size: Size,
     ) -> None:
         self._trainer, self._settings, self._log = trainer, settings, log
-        self._tokens_per_step = tokens / steps
+        self._tokens_per_step = size.tokens / size.steps
         self._validate, self._schedule = validate, schedule
         self._best_file, self._scores_file = folder / "best.safetensors", folder / "validations.json"
         self._scores: list[dict[str, float]] = []
-        self._begin, self._validating, self._first_step, self._steps_done = time.perf_counter(), 0.0, resume_step, 0
+        self._begin, self._validating, self._first_step, self._steps_done = time.perf_counter(), 0.0, size.done, 0
         if self._scores_file.exists():
             known = orjson.loads(self._scores_file.read_bytes())
-            self._scores = [score for score in known if score["step"] <= resume_step]
+            self._scores = [score for score in known if score["step"] <= size.done]
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -79,7 +86,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task(f"{settings.name:<16}", total=steps, completed=resume_step, loss="")
+        self._task = self._bar.add_task(f"{settings.name:<16}", total=size.steps, completed=size.done, loss="")
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Show the bar."""
