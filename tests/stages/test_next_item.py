@@ -182,6 +182,20 @@ def test_the_log_counts_what_separate_samples_would_take(
     assert made.tokens_apart(window) == sum(opening + sample.length for sample in alone)
 
 
+def test_items_left_out_of_a_history_are_other_ones_each_epoch(
+    parts: tuple[LanguageModel, Prompts, NextItemJob],
+) -> None:
+    maker = samples(parts, targets="all", history_dropout=0.5, epochs=2)
+    drawn = maker.batches().specs()
+    assert len({window.left_out for window in drawn}) > len(drawn) / 2
+    assert all(window.start not in window.left_out for window in drawn)
+    batches = maker.batches()
+    assert sum(len(batches[n]["tokens"]) for n in range(len(batches))) == batches.tokens
+    thin = maker.build(Window(0, 1, 6, (3, 6), 2, frozenset({2, 4})))
+    assert thin.tokens.tolist() == [token for n in (1, 3, 5) for token in parts[1].entries[SEQUENCE[n]]]
+    assert thin.branches[0].attach == len(parts[1].entries[SEQUENCE[1]])
+
+
 @pytest.mark.parametrize("targets", ["last", "all"])
 @pytest.mark.parametrize("loss_on_end", [False, True])
 def test_planned_lengths_are_true(

@@ -94,6 +94,8 @@ class _NextItem(TrainingSettings):
     """Loss also on begin/end tokens and the end of the turn (they are forced in decoding)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the input embeddings."""
+    history_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Leave each item out of a training history with this probability, drawn anew each epoch (its first item stays)."""
     final_fit: Literal["train", "train+validation"] = "train"
     """Train on events up to the training target, or (a refit once settings are chosen) up to the validation target."""
     validate_every: int = Field(default=0, ge=0)

@@ -1,5 +1,6 @@
 """The backbone: load it, grow its vocabulary, train all of it or a few rows only, save it as a plain Hugging Face folder."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +25,8 @@ from pauserec.run import FinishedStep, write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 
 PAD_ROWS_TO = 64
+# oneDNN keeps a kernel for every shape it met: packed batches and prompts hardly ever repeat theirs, so memory would grow
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 ADDED_ROWS = "added_rows.json"
 """Beside each checkpoint: where the SID rows and `<pause>` stand."""
 

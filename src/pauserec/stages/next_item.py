@@ -6,7 +6,7 @@ samples that start at the same item.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Window:
     """One sample: a user's items[start:stop] as trunk; targets are positions in the user's sequence, start < t <= stop.
 
     fresh: items from this position on carry loss in the trunk (loss_on = "history"); earlier ones did in another window.
+    left_out: positions whose items the trunk does not show.
     """
 
     user: int
@@ -41,6 +42,12 @@ class Window:
     stop: int
     targets: tuple[int, ...]
     fresh: int
+    left_out: frozenset[int] = frozenset()
+
+    @property
+    def shown(self) -> list[int]:
+        """Positions of the trunk's items."""
+        return [position for position in range(self.start, self.stop) if position not in self.left_out]
 
 
 def windows(user: int, length: int, size: int, overlap: float) -> list[Window]:
@@ -87,28 +94,35 @@ class NextItemSamples:
                 continue
             if stage.targets == "last":
                 start = self._prompts.start(n - 1)
-                found.append(Window(user, start, n - 1, (n - 1,), start + 1))
+                found.append(self._thinned(Window(user, start, n - 1, (n - 1,), start + 1), rng))
                 continue
             for window in windows(user, n, size, stage.window_overlap):
                 targets = window.targets
                 if stage.targets_per_history is not None and len(targets) > stage.targets_per_history:
                     targets = tuple(sorted(rng.choice(targets, stage.targets_per_history, replace=False).tolist()))
-                found.append(Window(user, window.start, window.stop, targets, window.fresh))
+                found.append(self._thinned(replace(window, targets=targets), rng))
         return found
+
+    def _thinned(self, window: Window, rng: np.random.Generator) -> Window:
+        if not self._stage.history_dropout:
+            return window
+        later = np.arange(window.start + 1, window.stop)
+        left_out = later[rng.random(len(later)) < self._stage.history_dropout]
+        return replace(window, left_out=frozenset(left_out.tolist()))
 
     def length(self, window: Window) -> int:
         """Tokens that `build` makes of a window; the prompts' opening is no part of it."""
-        prompts = self._prompts
-        items = self._sequences[window.user][window.start : window.stop]
-        trunk = sum(len(prompts.entries[item]) for item in items)
+        prompts, items = self._prompts, self._sequences[window.user]
+        trunk = sum(len(prompts.entries[items[position]]) for position in window.shown)
         return trunk + len(window.targets) * (len(prompts.suffix) + self._answer - 1)
 
     def tokens_apart(self, window: Window) -> int:
         """Tokens that the same targets would take as samples of their own, each with a whole prompt."""
         prompts, items = self._prompts, self._sequences[window.user]
-        ends = np.cumsum([0, *(len(prompts.entries[item]) for item in items[window.start : window.stop])])
+        lengths = {position: len(prompts.entries[items[position]]) for position in window.shown}
         around = len(prompts.opening) + len(prompts.suffix) + self._answer - 1
-        return sum(around + int(ends[target - window.start]) for target in window.targets)
+        before = [sum(n for position, n in lengths.items() if position < target) for target in window.targets]
+        return sum(around + length for length in before)
 
     def build(self, window: Window) -> Sample:
         """A window as a sample. With a single target at its end, the target stands in the trunk itself."""
@@ -117,10 +131,11 @@ class NextItemSamples:
         marks: list[bool] = []
         ends = {}
         for position in range(window.start, window.stop):
-            entry = prompts.entries[items[position]]
-            counts = self._stage.loss_on == "history" and position >= window.fresh
-            trunk += entry
-            marks += [counts and prompts.is_code(token) for token in entry]
+            if position not in window.left_out:
+                entry = prompts.entries[items[position]]
+                counts = self._stage.loss_on == "history" and position >= window.fresh
+                trunk += entry
+                marks += [counts and prompts.is_code(token) for token in entry]
             ends[position + 1] = len(trunk)
         if self._stage.targets == "last":
             answer, answer_marks = self._continuation(items[window.stop])
