@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pauserec.baselines.popularity import Popularity
+from pauserec.baselines.sequential import SequentialRecommender
 from pauserec.config import EvaluatedModel
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
@@ -123,14 +124,19 @@ def load(run: str | Path, model: str | None = None, *, cache_bytes: int = 0) -> 
     """
     folder = open_finished(Path(run))
     recipe = folder.recipe
+    dataset = load_dataset(folder.finished("dataset").path)
+    drop_seen = recipe.evaluation.seen == "drop"
+    classical = [settings.name for settings in recipe.baselines]
+    if model in classical or (model is None and classical and not recipe.stages):
+        ranker = SequentialRecommender.load(folder.finished(model or classical[-1]).path)
+        return TrainedRecommender(ranker, Popularity.fit(dataset), dataset, drop_seen=drop_seen)
     models = {entry.name: entry for entry in recipe.evaluation.models}
     if model is not None and model not in models:
-        raise RunError(f"{run} has no model {model!r}: choose one of {', '.join(models) or 'none'}")
+        raise RunError(f"{run} has no model {model!r}: choose one of {', '.join([*classical, *models]) or 'none'}")
     if model is None and not recipe.stages:
         raise RunError(f"{run}: its recipe trains no model, so there is nothing to recommend with")
     last = recipe.stages[-1].name if recipe.stages else ""
     chosen = models[model] if model is not None else EvaluatedModel(name=last, stage=last)
-    dataset = load_dataset(folder.finished("dataset").path)
     ids = SemanticIds.load(folder.finished("semantic_ids").path)
     recommender = model_test(recipe, chosen).recommender(folder.finished(chosen.stage), ids, dataset, cache_bytes)
-    return TrainedRecommender(recommender, Popularity.fit(dataset), dataset, drop_seen=recipe.evaluation.seen == "drop")
+    return TrainedRecommender(recommender, Popularity.fit(dataset), dataset, drop_seen=drop_seen)

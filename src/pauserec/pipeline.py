@@ -7,7 +7,9 @@ from typing import Any
 import orjson
 
 from pauserec import parallel
+from pauserec.baselines.sequential import SequentialRecommender, train_baseline
 from pauserec.config import (
+    BaselineJob,
     CorpusJob,
     CptConfig,
     NextItemJob,
@@ -28,6 +30,7 @@ from pauserec.results import (
     BaselineTest,
     check_baseline,
     check_model,
+    check_trained,
     collect,
     model_test,
     one_split,
@@ -60,6 +63,10 @@ def run(
     folder.on_step = on_step
 
     dataset = folder.step("dataset", prepare, recipe.data)
+    tested = _baselines(folder, dataset)
+    if recipe.baselines and not recipe.stages:
+        return parallel.agree(lambda: _finish(folder, tested))
+
     vectors = folder.step("vectors", embed_items, recipe.embedder, dataset)
     quantize = QUANTIZERS[recipe.quantizer.kind]
     ids = folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
@@ -70,10 +77,6 @@ def run(
         job = job_of(stage, recipe)
         done[stage.name] = folder.step(stage.name, STAGES[stage.kind], job, *starts, dataset, ids, collective=True)
 
-    tested: dict[str, FinishedStep] = {}
-    for name in recipe.evaluation.baselines:
-        baseline = BaselineTest(name=name, ranking=ranking_of(recipe))
-        tested[name] = folder.step(f"test-{name}", check_baseline, baseline, dataset, collective=True)
     for model in recipe.evaluation.models:
         test = model_test(recipe, model)
         checkpoint = done[model.stage]
@@ -82,6 +85,21 @@ def run(
         )
 
     return parallel.agree(lambda: _finish(folder, tested))
+
+
+def _baselines(folder: Run, dataset: FinishedStep) -> dict[str, FinishedStep]:
+    """Test the counting baselines; train and test the others."""
+    recipe = folder.recipe
+    tested: dict[str, FinishedStep] = {}
+    for name in recipe.evaluation.baselines:
+        test = BaselineTest(name=name, ranking=ranking_of(recipe))
+        tested[name] = folder.step(f"test-{name}", check_baseline, test, dataset, collective=True)
+    for settings in recipe.baselines:
+        job = BaselineJob(settings=settings, seen=recipe.evaluation.seen)
+        trained = folder.step(settings.name, train_baseline, job, dataset, collective=True)
+        test = BaselineTest(name=settings.name, ranking=ranking_of(recipe))
+        tested[test.name] = folder.step(f"test-{test.name}", check_trained, test, trained, dataset, collective=True)
+    return tested
 
 
 def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:
@@ -119,6 +137,9 @@ def reevaluate(out: Path, split: Split) -> dict[str, Result]:
     results: dict[str, Result] = {}
     for name in recipe.evaluation.baselines:
         results[name] = one_split(name, BASELINES[name].fit(dataset), dataset, ranking_of(recipe), split)
+    for settings in recipe.baselines:
+        ranker = SequentialRecommender.load(folder.finished(settings.name).path)
+        results[settings.name] = one_split(settings.name, ranker, dataset, ranking_of(recipe), split)
     if recipe.evaluation.models:
         ids = SemanticIds.load(folder.finished("semantic_ids").path)
         for model in recipe.evaluation.models:

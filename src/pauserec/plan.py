@@ -14,7 +14,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from pauserec import assets
-from pauserec.config import CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, Stage
+from pauserec.config import BaselineJob, CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, Stage
 from pauserec.data.splits import load_dataset, prepare
 from pauserec.llm.model import best_device, use_bfloat16
 from pauserec.llm.prompts import Corpus, Format, Prompts
@@ -186,14 +186,23 @@ def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str,
         found[name] = run.finished(name) if done else None
 
     look("dataset", recipe.data)
-    look("vectors", recipe.embedder, "dataset")
-    look("semantic_ids", recipe.quantizer, "vectors", "dataset")
+    for name in recipe.evaluation.baselines:
+        look(f"test-{name}", BaselineTest(name=name, ranking=ranking_of(recipe)), "dataset")
+    for settings in recipe.baselines:
+        look(settings.name, BaselineJob(settings=settings, seen=recipe.evaluation.seen), "dataset")
+        look(
+            f"test-{settings.name}",
+            BaselineTest(name=settings.name, ranking=ranking_of(recipe)),
+            settings.name,
+            "dataset",
+        )
+    if recipe.stages or not recipe.baselines:
+        look("vectors", recipe.embedder, "dataset")
+        look("semantic_ids", recipe.quantizer, "vectors", "dataset")
     if recipe.stages:
         look("base", recipe.model, "semantic_ids")
     for stage in recipe.stages:
         look(stage.name, job_of(stage, recipe), *stage.starts_from, "dataset", "semantic_ids")
-    for name in recipe.evaluation.baselines:
-        look(f"test-{name}", BaselineTest(name=name, ranking=ranking_of(recipe)), "dataset")
     for model in recipe.evaluation.models:
         look(f"test-{model.name}", model_test(recipe, model), model.stage, "dataset", "semantic_ids")
     return tuple((name, step is not None) for name, step in found.items())

@@ -11,6 +11,7 @@ import polars as pl
 from pauserec import parallel
 from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.baselines.popularity import Popularity
+from pauserec.baselines.sequential import SequentialRecommender
 from pauserec.config import (
     DecodingConfig,
     EvaluatedModel,
@@ -141,6 +142,18 @@ def check_baseline(
     return {"fit_seconds": round(fitting["seconds"], 3)}
 
 
+def check_trained(
+    job: BaselineTest, trained: FinishedStep, dataset_step: FinishedStep, *, out: Path, log: Callable[..., None]
+) -> dict[str, Any]:
+    """Test a trained baseline on both held-out splits."""
+    dataset = load_dataset(dataset_step.path)
+    recommender = SequentialRecommender.load(trained.path)
+    results = both_splits(job.name, recommender, dataset, job.ranking)
+    if parallel.is_main():
+        _write(job.name, results, dataset, out, {})
+    return {"fit_seconds": trained.summary["training_seconds"]}
+
+
 def check_model(
     job: ModelTest,
     checkpoint: FinishedStep,
@@ -191,9 +204,8 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
     models = {name: orjson.loads((step.path / METRICS).read_bytes()) for name, step in tested.items()}
     for model in recipe.evaluation.models:
         models[model.name]["decoding"]["beams"] = max(recipe.decoding.beams, recipe.evaluation.top_k)
-    stages = {
-        stage.name: {"tokens": 0, "trainable_parameters": 0} | steps[stage.name].summary for stage in recipe.stages
-    }
+    trained = (*recipe.baselines, *recipe.stages)
+    stages = {stage.name: {"tokens": 0, "trainable_parameters": 0} | steps[stage.name].summary for stage in trained}
     whole = sum(stage.get("training_seconds", 0.0) for stage in stages.values())
     for stage in stages.values():  # of the training time, all stages together
         stage["share"] = round(stage.get("training_seconds", 0.0) / whole, 4) if whole else 0.0
@@ -204,7 +216,7 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
         "recipe_sha256": recipe_hash(recipe),
         "model": steps["base"].summary if "base" in steps else None,
         "seen": recipe.evaluation.seen,
-        "final_fit": sorted({getattr(stage, "final_fit", "train") for stage in recipe.stages} or {"train"}),
+        "final_fit": sorted({getattr(stage, "final_fit", "train") for stage in trained} or {"train"}),
         "data": data,
         "models": models,
         "stages": stages,

@@ -36,7 +36,7 @@ def report_content(run: Run, content: Mapping[str, Any], tested: Mapping[str, Fi
         models=content["models"],
         stages=content["stages"],
         log=read_log(run.path / "log.jsonl"),
-        quality=_json(run.finished("semantic_ids").path / "quality.json"),
+        quality=_json(run.finished("semantic_ids").path / "quality.json") if "semantic_ids" in run.steps else {},
         data_report=_json(run.finished("dataset").path / "report.json"),
         embeddings=_embeddings(run),
         examples=_examples(run, dataset, 3),
@@ -66,9 +66,10 @@ def examples(run: Run, users: int) -> list[dict[str, Any]]:
 
 def main_model(run: Run) -> str:
     """The model a run is about: the first that tests the last stage, else the first row."""
-    evaluation = run.recipe.evaluation
-    last = run.recipe.stages[-1].name if run.recipe.stages else None
-    return next((model.name for model in evaluation.models if model.stage == last), evaluation.baselines[0])
+    recipe = run.recipe
+    rows = [model.name for model in recipe.evaluation.models if recipe.stages and model.stage == recipe.stages[-1].name]
+    rows += [baseline.name for baseline in reversed(recipe.baselines)]
+    return [*rows, *recipe.evaluation.baselines][0]
 
 
 def _examples(run: Run, dataset: Dataset, users: int) -> list[Example]:

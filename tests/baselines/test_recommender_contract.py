@@ -3,6 +3,7 @@
 The checkerboard: even users chose even items, odd users odd ones. Item 0 and 1 were chosen by all of their colour.
 """
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.baselines.popularity import Popularity
+from pauserec.baselines.sequential import fit_sequential
+from pauserec.config import BaselineJob
 from pauserec.evaluation.evaluate import evaluate
 from pauserec.records import Dataset, Item, Offer
 
@@ -35,10 +38,24 @@ def checkerboard() -> Dataset:
     )
 
 
+def sequential(**settings: Any) -> Any:
+    job = BaselineJob.model_validate(
+        {
+            "settings": {"name": "s", "epochs": 60, "batch_tokens": 256, "dropout": 0.1, "width": 16, **settings},
+            "seen": "drop",
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return fit_sequential(job, BOARD, out=Path(folder), log=lambda **_: None)[0]
+
+
 BOARD = checkerboard()
 FITTED: dict[str, tuple[Callable[[], Any], bool]] = {
     "popularity": (lambda: Popularity.fit(BOARD), False),
     "co-occurrence": (lambda: Cooccurrence.fit(BOARD), True),
+    "sasrec": (lambda: sequential(kind="sasrec"), True),
+    "sasrec, sampled": (lambda: sequential(kind="sasrec", loss="sampled", negatives=8), True),
+    "sasrec, bce": (lambda: sequential(kind="sasrec", loss="bce"), True),
 }
 """name -> (how to make it, whether it knows the user)."""
 HISTORIES = st.lists(

@@ -1,5 +1,6 @@
 """Every setting of a recipe. Imports no torch."""
 
+from pauserec.config.baselines import BaselineJob, SasrecConfig
 from pauserec.config.recipe import RECIPES, Recipe, shipped_recipes
 from pauserec.config.settings import (
     Columns,
@@ -28,6 +29,7 @@ from pauserec.config.stages import (
 
 __all__ = [
     "RECIPES",
+    "BaselineJob",
     "Columns",
     "CorpusJob",
     "CptConfig",
@@ -45,6 +47,7 @@ __all__ = [
     "PromptConfig",
     "QuantizerConfig",
     "Recipe",
+    "SasrecConfig",
     "Settings",
     "SftConfig",
     "Stage",

@@ -7,6 +7,7 @@ from typing import Any, Self
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
+from pauserec.config.baselines import Baseline
 from pauserec.config.settings import (
     DataConfig,
     DecodingConfig,
@@ -34,6 +35,8 @@ class Recipe(Settings):
     model: ModelConfig = ModelConfig()
     prompt: PromptConfig = PromptConfig()
     stages: tuple[Stage, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+    """Classical recommenders to train and test beside the stages' models."""
     decoding: DecodingConfig = DecodingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -47,6 +50,11 @@ class Recipe(Settings):
             if stage.name in known:
                 raise ValueError(f"two stages are named {stage.name!r}")
             known.add(stage.name)
+        rows = [model.name for model in self.evaluation.models] + list(self.evaluation.baselines)
+        for baseline in self.baselines:
+            if baseline.name in known or baseline.name in rows:
+                raise ValueError(f"baseline {baseline.name!r} has the name of something else: choose another")
+            known.add(baseline.name)
         for model in self.evaluation.models:
             if model.stage not in known:
                 raise ValueError(
@@ -83,7 +91,7 @@ class Recipe(Settings):
 
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.toml"))
 
 
 def _read(recipe: str | Path) -> dict[str, Any]:

@@ -1,0 +1,213 @@
+"""What the trained sequential baselines share: batches, the loss, validation, the Recommender, saving and loading.
+
+A model gives a state for each place of a history and an output row for each item; an item's score is their product.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import orjson
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, logsigmoid
+
+from pauserec.baselines.popularity import WEIGHTS, fitting_sequences
+from pauserec.baselines.sasrec import Sasrec
+from pauserec.config import BaselineJob, SasrecConfig
+from pauserec.data.batches import IGNORE
+from pauserec.data.splits import load_dataset
+from pauserec.errors import RecipeError, RunError
+from pauserec.evaluation.evaluate import evaluate
+from pauserec.evaluation.ranking import best_items, withhold
+from pauserec.fit import fit
+from pauserec.losses import Head, full_softmax_loss
+from pauserec.records import Dataset, IntArray, Offer, Ranking
+from pauserec.run import FinishedStep, write_atomically
+from pauserec.watch import METRIC
+
+MODELS = {"sasrec": Sasrec}
+SETTINGS = "settings.json"
+CHUNK = 256
+"""Histories ranked at once."""
+
+
+class SequenceModel(Protocol):
+    """items: int64 [B, n], 0 is padding at the start, item i is i + 1."""
+
+    def __call__(self, items: Tensor) -> Tensor:
+        """States [B, n, D]."""
+        ...
+
+    def items(self) -> Tensor:
+        """Output rows [items, D]."""
+        ...
+
+
+class SequenceBatches:
+    """All batches of a run: histories of similar length, at most `batch_tokens` places each, in an order drawn per epoch."""
+
+    def __init__(self, sequences: Sequence[IntArray], settings: SasrecConfig) -> None:
+        kept = [sequence[-settings.history_length - 1 :] for sequence in sequences if len(sequence) > 1]
+        if not kept:
+            raise RecipeError(f"{settings.name}: no history has two training events, so there is nothing to learn from")
+        self._sequences = kept
+        lengths = np.array([len(sequence) - 1 for sequence in kept])
+        self._plan: list[IntArray] = []
+        self.epoch_ends: list[int] = []
+        for epoch in range(int(np.ceil(settings.epochs))):
+            rng = np.random.default_rng([settings.seed, epoch])
+            order = rng.permutation(len(kept))
+            batches = _similar(order[np.argsort(lengths[order], kind="stable")], lengths, settings.batch_tokens)
+            rng.shuffle(batches)
+            share = min(1.0, settings.epochs - epoch)
+            self._plan += batches[: max(1, round(share * len(batches)))]
+            self.epoch_ends.append(len(self._plan))
+        self.tokens = int(sum(lengths[members].sum() for members in self._plan))
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        chosen = [self._sequences[member] for member in self._plan[number]]
+        return {
+            "items": padded([sequence[:-1] + 1 for sequence in chosen], 0),
+            "labels": padded([sequence[1:] for sequence in chosen], IGNORE),
+            "count": sum(len(sequence) - 1 for sequence in chosen),
+        }
+
+
+def _similar(order: IntArray, lengths: IntArray, places: int) -> list[IntArray]:
+    """Cut users, shortest history first, into groups that fill `places` when padded to their longest."""
+    groups, start = [], 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end - start + 1) * lengths[order[end]] > places:
+            groups.append(order[start:end])
+            start = end
+    return groups
+
+
+def padded(rows: Sequence[IntArray], filler: int) -> IntArray:
+    """Rows [B, longest], filled up at the start."""
+    width = max(1, *(len(row) for row in rows))
+    table = np.full((len(rows), width), filler, dtype=np.int64)
+    for place, row in enumerate(rows):
+        table[place, width - len(row) :] = row
+    return table
+
+
+class SequenceObjective(nn.Module):
+    """Loss summed over all next items of a batch."""
+
+    def __init__(self, model: nn.Module, settings: SasrecConfig) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+
+    def forward(self, items: Tensor, labels: Tensor) -> Tensor:
+        """items, labels: int64 [B, n]; a label is the item number that follows, or IGNORE. Gives a scalar."""
+        states, table = self.model(items), self.model.items()  # type: ignore[operator]
+        wanted = labels != IGNORE
+        hidden_MD, targets_M = states[wanted], labels[wanted]
+        if self.settings.loss == "full":
+            return full_softmax_loss(hidden_MD, targets_M, Head(table))
+        count = self.settings.negatives if self.settings.loss == "sampled" else len(targets_M)
+        drawn = torch.randint(len(table), (count,), device=table.device)
+        right_M = (hidden_MD * table[targets_M]).sum(-1)
+        if self.settings.loss == "bce":  # one drawn item per target; where it is the target itself it does not count
+            wrong_M = (hidden_MD * table[drawn]).sum(-1)
+            return -(logsigmoid(right_M) + logsigmoid(-wrong_M) * (drawn != targets_M)).sum()
+        wrong_MK = (hidden_MD @ table[drawn].T).masked_fill(drawn == targets_M[:, None], -torch.inf)
+        scores = torch.cat([right_M[:, None], wrong_MK], dim=1)
+        return cross_entropy(scores, torch.zeros_like(targets_M), reduction="sum")
+
+
+class SequentialRecommender:
+    """Ranks by the product of a history's last state and the items' output rows."""
+
+    def __init__(self, model: nn.Module, settings: SasrecConfig) -> None:
+        self.model, self.settings = model, settings
+
+    @torch.inference_mode()
+    def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool, offer: Offer | None = None) -> Ranking:
+        """See Recommender.top."""
+        self.model.eval()
+        found = [Ranking(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))]
+        for begin in range(0, len(histories), CHUNK):
+            rows = range(begin, min(begin + CHUNK, len(histories)))
+            part = [histories[row] for row in rows]
+            scores = self._scores(part)
+            withhold(scores, part, drop_seen, offer.rows(rows) if offer else None)
+            found.append(best_items(scores, k))
+        return Ranking(np.concatenate([f.items for f in found]), np.concatenate([f.scores for f in found]))
+
+    def _scores(self, histories: Sequence[IntArray]) -> np.ndarray:
+        table = self.model.items()  # type: ignore[operator]
+        items = padded([history[-self.settings.history_length :] + 1 for history in histories], 0)
+        states = self.model(torch.from_numpy(items).to(table.device))[:, -1]
+        return (states @ table.T).float().cpu().numpy()  # type: ignore[no-any-return]
+
+    def save(self, folder: Path) -> None:
+        """Write weights and settings into `folder`, which must exist."""
+        content = {"items": len(self.model.items()), "settings": self.settings.model_dump(mode="json")}  # type: ignore[operator]
+        save_file({name: w.contiguous() for name, w in self.model.state_dict().items()}, folder / WEIGHTS)
+        write_atomically(folder / SETTINGS, orjson.dumps(content, option=orjson.OPT_INDENT_2))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote. Raises RunError."""
+        try:
+            content = orjson.loads((folder / SETTINGS).read_bytes())
+            settings = SasrecConfig.model_validate(content["settings"], strict=False)
+            model = MODELS[settings.kind](content["items"], settings)
+            model.load_state_dict(load_file(folder / WEIGHTS))
+        except FileNotFoundError as error:
+            raise RunError(f"{error.filename or folder} is missing: train the baseline again") from None
+        except (orjson.JSONDecodeError, KeyError, ValidationError, RuntimeError):
+            raise RunError(f"{folder} is damaged: train the baseline again") from None
+        return cls(model, settings)
+
+
+def train_baseline(
+    job: BaselineJob, dataset_step: FinishedStep, *, out: Path, log: Callable[..., None]
+) -> dict[str, Any]:
+    """The step of a trained baseline: leaves its weights and settings in `out`."""
+    dataset = load_dataset(dataset_step.path)
+    _, summary = fit_sequential(job, dataset, out=out, log=log)
+    return summary
+
+
+def fit_sequential(
+    job: BaselineJob, dataset: Dataset, *, out: Path, log: Callable[..., None]
+) -> tuple[SequentialRecommender, dict[str, Any]]:
+    """Train on the events that `final_fit` admits; keep the best model by validation NDCG@10, saved in `out`."""
+    settings = job.settings
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = MODELS[settings.kind](len(dataset.items), settings)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recommender = SequentialRecommender(model.to(device), settings)
+    validate = None if settings.final_fit == "train+validation" else _validator(job, recommender, dataset)
+    batches = SequenceBatches(fitting_sequences(dataset, settings.final_fit), settings)
+    objective = SequenceObjective(model, settings)
+    summary = fit(objective, batches, settings, out=out, save=recommender.save, log=log, validate=validate)
+    return recommender, summary
+
+
+def _validator(
+    job: BaselineJob, recommender: SequentialRecommender, dataset: Dataset
+) -> Callable[[], dict[str, float]]:
+    users = np.arange(len(dataset.users))
+    wanted = job.settings.validation_users
+    if wanted is not None and wanted < len(users):
+        users = np.sort(np.random.default_rng(job.settings.seed).choice(users, wanted, replace=False))
+
+    def validate() -> dict[str, float]:
+        found = evaluate(
+            recommender, dataset, "validation", seen=job.seen, top_k=10, bootstrap=1, users=users.tolist()
+        ).metrics
+        return {METRIC: found["ndcg@10"], "validation_hit@10": found["hit@10"]}
+
+    return validate
