@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
 
+from pauserec.baselines.gru4rec import Gru4rec
+from pauserec.baselines.hstu import Hstu
 from pauserec.baselines.popularity import WEIGHTS, fitting_sequences
 from pauserec.baselines.sasrec import Sasrec
-from pauserec.config import BaselineJob, SasrecConfig
+from pauserec.config import BaselineJob, SequentialSettings
 from pauserec.data.batches import IGNORE
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
@@ -29,7 +31,7 @@ from pauserec.records import Dataset, IntArray, Offer, Ranking
 from pauserec.run import FinishedStep, write_atomically
 from pauserec.watch import METRIC
 
-MODELS = {"sasrec": Sasrec}
+MODELS: dict[str, Callable[..., nn.Module]] = {"sasrec": Sasrec, "gru4rec": Gru4rec, "hstu": Hstu}
 SETTINGS = "settings.json"
 CHUNK = 256
 """Histories ranked at once."""
@@ -50,7 +52,7 @@ class SequenceModel(Protocol):
 class SequenceBatches:
     """All batches of a run: histories of similar length, at most `batch_tokens` places each, in an order drawn per epoch."""
 
-    def __init__(self, sequences: Sequence[IntArray], settings: SasrecConfig) -> None:
+    def __init__(self, sequences: Sequence[IntArray], settings: SequentialSettings) -> None:
         kept = [sequence[-settings.history_length - 1 :] for sequence in sequences if len(sequence) > 1]
         if not kept:
             raise RecipeError(f"{settings.name}: no history has two training events, so there is nothing to learn from")
@@ -102,7 +104,7 @@ def padded(rows: Sequence[IntArray], filler: int) -> IntArray:
 class SequenceObjective(nn.Module):
     """Loss summed over all next items of a batch."""
 
-    def __init__(self, model: nn.Module, settings: SasrecConfig) -> None:
+    def __init__(self, model: nn.Module, settings: SequentialSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
 
@@ -127,7 +129,7 @@ class SequenceObjective(nn.Module):
 class SequentialRecommender:
     """Ranks by the product of a history's last state and the items' output rows."""
 
-    def __init__(self, model: nn.Module, settings: SasrecConfig) -> None:
+    def __init__(self, model: nn.Module, settings: SequentialSettings) -> None:
         self.model, self.settings = model, settings
 
     @torch.inference_mode()
@@ -160,7 +162,7 @@ class SequentialRecommender:
         """Read what `save` wrote. Raises RunError."""
         try:
             content = orjson.loads((folder / SETTINGS).read_bytes())
-            settings = SasrecConfig.model_validate(content["settings"], strict=False)
+            settings = BaselineJob.model_validate({"settings": content["settings"], "seen": "keep"}).settings
             model = MODELS[settings.kind](content["items"], settings)
             model.load_state_dict(load_file(folder / WEIGHTS))
         except FileNotFoundError as error:

@@ -1,6 +1,6 @@
 """Every setting of a recipe. Imports no torch."""
 
-from pauserec.config.baselines import BaselineJob, SasrecConfig
+from pauserec.config.baselines import BaselineJob, Gru4recConfig, HstuConfig, SasrecConfig, SequentialSettings
 from pauserec.config.recipe import RECIPES, Recipe, shipped_recipes
 from pauserec.config.settings import (
     Columns,
@@ -38,6 +38,8 @@ __all__ = [
     "EmbedderConfig",
     "EvaluatedModel",
     "EvaluationConfig",
+    "Gru4recConfig",
+    "HstuConfig",
     "ImplicitSftConfig",
     "ItemColumns",
     "LoraSettings",
@@ -48,6 +50,7 @@ __all__ = [
     "QuantizerConfig",
     "Recipe",
     "SasrecConfig",
+    "SequentialSettings",
     "Settings",
     "SftConfig",
     "Stage",

@@ -45,7 +45,22 @@ class SasrecConfig(SequentialSettings):
     heads: int = Field(default=1, ge=1)
 
 
-Baseline = Annotated[SasrecConfig, Field()]
+class Gru4recConfig(SequentialSettings):
+    """GRU4Rec (Hidasi et al. 2016)."""
+
+    kind: Literal["gru4rec"]
+    layers: int = Field(default=1, ge=1)
+
+
+class HstuConfig(SequentialSettings):
+    """HSTU (Zhai et al. 2024)."""
+
+    kind: Literal["hstu"]
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=1, ge=1)
+
+
+Baseline = Annotated[SasrecConfig | Gru4recConfig | HstuConfig, Field(discriminator="kind")]
 
 
 class BaselineJob(Settings):

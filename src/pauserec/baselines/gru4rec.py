@@ -1,0 +1,43 @@
+"""GRU4Rec: a recurrent network over item embeddings.
+
+Paper: Hidasi et al. 2016, "Session-based Recommendations with Recurrent Neural Networks". Deviations: the losses are those
+all trained baselines share; one table for input and output; whole histories instead of parallel sessions, so no state is
+carried from one batch to the next.
+
+Shapes: B histories, n items, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pauserec.config import Gru4recConfig
+
+
+class Gru4rec(nn.Module):
+    """items: int64 [B, n], 0 is padding (at the start), item i is i + 1. Gives states [B, n, D]."""
+
+    def __init__(self, items: int, config: Gru4recConfig) -> None:
+        super().__init__()
+        self.table = nn.Embedding(items + 1, config.width, padding_idx=0)
+        self.gru = nn.GRU(config.width, config.width, config.layers, batch_first=True)
+        self.out = nn.Linear(config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.table.weight, std=0.02)
+        with torch.no_grad():
+            self.table.weight[0] = 0
+
+    def forward(self, items: Tensor) -> Tensor:
+        """See the class. Padding is rolled to the end, where the recurrence has left the items behind."""
+        x_BnD = self.dropout(self.table(items))
+        padding_B1 = (items == 0).sum(1, keepdim=True)
+        place = torch.arange(items.shape[1], device=items.device)
+        states_BnD, _ = self.gru(_rolled(x_BnD, place + padding_B1))
+        return self.out(self.dropout(_rolled(states_BnD, place - padding_B1)))  # type: ignore[no-any-return]
+
+    def items(self) -> Tensor:
+        """The output rows [items, D]."""
+        return self.table.weight[1:]
+
+
+def _rolled(x_BnD: Tensor, place_Bn: Tensor) -> Tensor:
+    return x_BnD.gather(1, (place_Bn % x_BnD.shape[1])[..., None].expand_as(x_BnD))
