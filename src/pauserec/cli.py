@@ -1,24 +1,29 @@
 """The command line: thin commands over the pipeline; heavy imports happen inside them."""
 
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pauserec.errors import PauserecError
+from pauserec.terminal import (
+    announce,
+    console,
+    notes,
+    one_line_warnings,
+    quiet_libraries,
+    recommendation_table,
+    say_nothing,
+    show_examples,
+    show_plan,
+)
 
 if TYPE_CHECKING:
     from pauserec.config import Recipe
-    from pauserec.inference import TrainedRecommender
-    from pauserec.records import Recommendations
 
 app = typer.Typer(
     name="pauserec",
@@ -31,8 +36,6 @@ data_app = typer.Typer(help="Look at raw data before a run.", no_args_is_help=Tr
 assets_app = typer.Typer(help="Named data sets and models.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(assets_app, name="assets")
-console = Console()
-notes = Console(stderr=True)
 
 
 class OutputFormat(StrEnum):
@@ -41,6 +44,15 @@ class OutputFormat(StrEnum):
     table = "table"
     json = "json"
     parquet = "parquet"
+
+
+class ComparisonFormat(StrEnum):
+    """How a comparison is printed."""
+
+    table = "table"
+    md = "md"
+    html = "html"
+    json = "json"
 
 
 class HeldOut(StrEnum):
@@ -59,7 +71,7 @@ def quickstart(out: Annotated[Path, typer.Option(help="Run folder.")] = Path("ru
     from pauserec.config import Recipe
 
     _run(Recipe.load("quickstart"), out, ())
-    _show_examples(out)
+    show_examples(out)
 
 
 @app.command()
@@ -76,7 +88,7 @@ def run(
     resolved = Recipe.load(recipe, tuple(set_))
     folder = out or Path("runs") / resolved.name
     if dry_run:
-        _show_plan(resolved, folder, tuple(redo))
+        show_plan(resolved, folder, tuple(redo))
     else:
         _run(resolved, folder, tuple(redo))
 
@@ -103,9 +115,9 @@ def recommend(
     names, wanted = histories.read(history, users)
     if format_ is OutputFormat.parquet and output is None:
         raise PauserecError("--format parquet needs --output FILE")
-    _quiet_libraries()
+    quiet_libraries()
     recommender = load(run, model)
-    with _one_line_warnings():
+    with one_line_warnings():
         found = recommender.recommend(
             wanted,
             k,
@@ -115,7 +127,7 @@ def recommend(
         )
     if format_ is OutputFormat.table:
         for name, result in zip(names, found, strict=True):
-            console.print(_recommendation_table(name, result, recommender))
+            console.print(recommendation_table(name, result, recommender))
     else:
         histories.write(names, found, format_.value, output)
 
@@ -128,7 +140,7 @@ def evaluate(run: RunFolder, split: Annotated[HeldOut, typer.Option()] = HeldOut
     from pauserec.pipeline import reevaluate
     from pauserec.results import RANKS
 
-    _quiet_libraries()
+    quiet_libraries()
     results = reevaluate(run, split.value)
     rows = [TableRow(name, result.metrics, None, result.ms_per_user) for name, result in results.items()]
     console.print(format_table(rows, title=f"{run} · {split.value}"))
@@ -144,6 +156,24 @@ def evaluate(run: RunFolder, split: Annotated[HeldOut, typer.Option()] = HeldOut
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `pauserec run` wrote.")],
+    reference: Annotated[str | None, typer.Option(help="Row that every other one is tested against.")] = None,
+    format_: Annotated[ComparisonFormat, typer.Option("--format")] = ComparisonFormat.table,
+) -> None:
+    """Put several runs into one table: intervals, significance, seeds, cost, slices."""
+    from pauserec.compare import compare as compare_runs
+    from pauserec.tables import rendered, tables
+
+    found = compare_runs(runs, reference)
+    if format_ is ComparisonFormat.table:
+        for table in tables(found):
+            console.print(table.rich())
+    else:
+        print(rendered(found, format_.value))
+
+
+@app.command()
 def export(
     run: RunFolder,
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
@@ -152,7 +182,7 @@ def export(
     """Write the trained model as a plain Hugging Face folder with tokenizer, IDs and model card."""
     from pauserec.export import export_run
 
-    _quiet_libraries()
+    quiet_libraries()
     console.print(f"wrote {export_run(run, folder, model)}")
 
 
@@ -189,7 +219,7 @@ def fetch(name: Annotated[str, typer.Argument()]) -> None:
     """Bring a data set or model into the cache."""
     from pauserec import assets
 
-    _quiet_libraries()
+    quiet_libraries()
     console.print(f"{name}: {assets.fetch(name)}")
 
 
@@ -211,9 +241,9 @@ def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
     from pauserec.pipeline import run as run_pipeline
     from pauserec.results import open_finished, table_rows
 
-    _quiet_libraries()
+    quiet_libraries()
     with parallel.joined():
-        content = run_pipeline(recipe, out, redo=redo, on_step=_announce if parallel.is_main() else _say_nothing)
+        content = run_pipeline(recipe, out, redo=redo, on_step=announce if parallel.is_main() else say_nothing)
         if not parallel.is_main():
             return
     folder = open_finished(out)
@@ -222,64 +252,3 @@ def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
     caption = f"test split, {content['data']['users']:,} users, seen items: {content['seen']}"
     console.print(format_table(table_rows(recipe, content, tested), title=recipe.name, caption=caption))
     console.print(f"report: {out / 'report.html'}")
-
-
-def _announce(name: str, done: bool) -> None:
-    notes.print(Text(f"{'✓' if done else '▸'} {name}", style="dim" if done else "bold"))
-
-
-def _say_nothing(name: str, done: bool) -> None:
-    """The first of several processes speaks for all."""
-
-
-def _show_examples(out: Path) -> None:
-    from pauserec.results import open_finished
-    from pauserec.summary import examples
-
-    for example in examples(open_finished(out), users=3):
-        console.print(Text(f"\nUser {example['user_id']}, lately: {'; '.join(example['history'][-5:])}"))
-        for place, title in enumerate(example["recommendations"][:5], 1):
-            console.print(Text(f"  {place}. {title}"))
-
-
-def _show_plan(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
-    from pauserec.plan import make_plan
-
-    _quiet_libraries()
-    plan = make_plan(recipe, out, redo)
-    console.print(Text(recipe.dump()))
-    console.print(plan.table())
-    console.print(plan.totals())
-
-
-def _recommendation_table(name: str, result: "Recommendations", recommender: "TrainedRecommender") -> Table:
-    notice = []
-    if result.fallback:
-        notice.append(f"nothing known in this history: {result.fallback} instead")
-    if result.unknown:
-        notice.append(f"{len(result.unknown)} unknown ids dropped")
-    if result.fewer_than_asked:
-        notice.append("fewer items than asked for")
-    table = Table("", "item", "title", "score", title=Text(name), caption=Text("; ".join(notice)) if notice else None)
-    for place, scored in enumerate(result.items, 1):
-        title = recommender.item(scored.item_id).title
-        table.add_row(str(place), Text(scored.item_id), Text(title), f"{scored.score:.3f}")
-    return table
-
-
-def _quiet_libraries() -> None:
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-@contextmanager
-def _one_line_warnings() -> Iterator[None]:
-    def show(message: Any, *_: Any, **__: Any) -> None:
-        notes.print(Text(f"warning: {message}", style="yellow"), soft_wrap=True)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show
-        yield

@@ -1,0 +1,93 @@
+"""A comparison as tables: in the terminal, as Markdown, as HTML, as JSON."""
+
+from dataclasses import dataclass
+from html import escape
+
+import orjson
+from rich.table import Table
+from rich.text import Text
+
+from pauserec.compare import Comparison, Row
+from pauserec.evaluation.metrics import METRICS
+from pauserec.evaluation.table import HEADINGS
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A title, column headings, rows of cells."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def rich(self) -> Table:
+        """For the terminal."""
+        table = Table(title=Text(self.title))
+        for place, heading in enumerate(self.headings):
+            table.add_column(heading, justify="right" if place else "left")
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def markdown(self) -> str:
+        """As a Markdown table; a bar inside a cell is escaped."""
+        lines = [self.headings, ("---",) * len(self.headings), *self.rows]
+        escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+        return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+    def html(self) -> str:
+        """As an HTML table."""
+        head = "".join(f"<th>{escape(heading)}</th>" for heading in self.headings)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
+        return f"<table><caption>{escape(self.title)}</caption><tr>{head}</tr>{body}</table>"
+
+
+def tables(comparison: Comparison) -> tuple[TextTable, TextTable]:
+    """The main table, and the one of slices."""
+    data = comparison.data
+    protocol = f"test split, {data['users']:,} users, {data['items']:,} items, seen items: {comparison.seen}"
+    tested = comparison.reference is not None
+    columns = ("model", "fit", "seeds", *(HEADINGS[metric] for metric in METRICS), "95% of NDCG@10")
+    columns += (f"against {comparison.reference}", "p") if tested else ()
+    columns += ("train s", "ms/user", "coverage", "popularity")
+    rows = tuple(_cells(row, tested) for row in comparison.rows)
+    parts = list(comparison.rows[0].slices) if comparison.rows else []
+    slice_rows = tuple((row.model, *(_slice(row, part) for part in parts)) for row in comparison.rows)
+    users = {part: comparison.rows[0].slices[part]["users"] for part in parts}
+    headings = ("NDCG@10", *(f"{part}: {int(users[part]):,} users" for part in parts))
+    return TextTable(protocol, columns, rows), TextTable("by slice", headings, slice_rows)
+
+
+def rendered(comparison: Comparison, form: str) -> str:
+    """As text of the form "md", "html" or "json"."""
+    if form == "json":
+        return orjson.dumps(comparison.as_json(), option=orjson.OPT_INDENT_2).decode()
+    both = tables(comparison)
+    if form == "md":
+        return "\n\n".join(table.markdown() for table in both)
+    style = (
+        "table{border-collapse:collapse;margin:1em}td,th{padding:.2em .6em;text-align:right}caption{font-weight:bold}"
+    )
+    return f"<!doctype html><meta charset='utf-8'><style>{style}</style>" + "".join(table.html() for table in both)
+
+
+def _cells(row: Row, tested: bool) -> tuple[str, ...]:
+    values = [f"{row.metrics[metric]:.4f}" for metric in METRICS]
+    if row.deviation is not None:
+        values = [f"{value} ± {row.deviation[metric]:.4f}" for value, metric in zip(values, METRICS, strict=True)]
+    low, high = row.ci95["ndcg@10"]
+    cells = (row.model, row.final_fit, str(len(row.runs)), *values, f"{low:.4f}–{high:.4f}")
+    if tested:
+        cells += ("", "") if row.difference is None else (f"{row.difference:+.4f}", f"{row.p_value:.4f}")
+    return (
+        *cells,
+        f"{row.train_seconds:,.0f}",
+        f"{row.ms_per_user:.1f}",
+        f"{row.coverage:.3f}",
+        f"{row.popularity:.2f}",
+    )
+
+
+def _slice(row: Row, part: str) -> str:
+    value = row.slices[part].get("ndcg@10")
+    return "–" if value is None else f"{value:.4f}"

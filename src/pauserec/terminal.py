@@ -1,0 +1,80 @@
+"""What the commands print, beside their results."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pauserec.config import Recipe
+    from pauserec.inference import TrainedRecommender
+    from pauserec.records import Recommendations
+
+console = Console()
+notes = Console(stderr=True)
+
+
+def announce(name: str, done: bool) -> None:
+    notes.print(Text(f"{'✓' if done else '▸'} {name}", style="dim" if done else "bold"))
+
+
+def say_nothing(name: str, done: bool) -> None:
+    """The first of several processes speaks for all."""
+
+
+def show_examples(out: Path) -> None:
+    from pauserec.results import open_finished
+    from pauserec.summary import examples
+
+    for example in examples(open_finished(out), users=3):
+        console.print(Text(f"\nUser {example['user_id']}, lately: {'; '.join(example['history'][-5:])}"))
+        for place, title in enumerate(example["recommendations"][:5], 1):
+            console.print(Text(f"  {place}. {title}"))
+
+
+def show_plan(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
+    from pauserec.plan import make_plan
+
+    quiet_libraries()
+    plan = make_plan(recipe, out, redo)
+    console.print(Text(recipe.dump()))
+    console.print(plan.table())
+    console.print(plan.totals())
+
+
+def recommendation_table(name: str, result: "Recommendations", recommender: "TrainedRecommender") -> Table:
+    notice = []
+    if result.fallback:
+        notice.append(f"nothing known in this history: {result.fallback} instead")
+    if result.unknown:
+        notice.append(f"{len(result.unknown)} unknown ids dropped")
+    if result.fewer_than_asked:
+        notice.append("fewer items than asked for")
+    table = Table("", "item", "title", "score", title=Text(name), caption=Text("; ".join(notice)) if notice else None)
+    for place, scored in enumerate(result.items, 1):
+        title = recommender.item(scored.item_id).title
+        table.add_row(str(place), Text(scored.item_id), Text(title), f"{scored.score:.3f}")
+    return table
+
+
+def quiet_libraries() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    def show(message: Any, *_: Any, **__: Any) -> None:
+        notes.print(Text(f"warning: {message}", style="yellow"), soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield

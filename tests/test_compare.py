@@ -1,0 +1,76 @@
+"""`pauserec compare`: one table of several runs, under one protocol only."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from pauserec.compare import compare
+from pauserec.config import Recipe
+from pauserec.errors import RunError
+from pauserec.pipeline import run
+from pauserec.tables import rendered
+
+
+def recipe(data: Path, seen: str = "drop", **settings: Any) -> Recipe:
+    sasrec = {"name": "sasrec", "kind": "sasrec", "epochs": 3, "width": 16, "batch_tokens": 256} | settings
+    content = {"name": "r", "data": {"source": str(data)}, "baselines": [sasrec], "evaluation": {"seen": seen}}
+    return Recipe.parse(content)
+
+
+@pytest.fixture(scope="module")
+def runs(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    made = {
+        "one": recipe(small_data),
+        "two": recipe(small_data, seed=1),
+        "wide": recipe(small_data, width=32, epochs=40),
+        "keep": recipe(small_data, seen="keep"),
+    }
+    for name, settings in made.items():
+        run(settings, folder / name)
+    return {name: folder / name for name in made}
+
+
+def test_seeds_are_one_row_and_other_settings_another(runs: dict[str, Path]) -> None:
+    found = compare([runs["one"], runs["two"], runs["wide"]], reference="co-occurrence")
+    rows = {row.model: row for row in found.rows}
+    assert list(rows) == ["popularity", "co-occurrence", "one/sasrec", "wide/sasrec"]
+    assert len(rows["one/sasrec"].runs) == 2
+    results = [orjson.loads((runs[name] / "result.json").read_bytes())["models"]["sasrec"] for name in ("one", "two")]
+    expected = [result["test"]["ndcg@10"] for result in results]
+    assert rows["one/sasrec"].metrics["ndcg@10"] == pytest.approx(np.mean(expected))
+    assert rows["one/sasrec"].deviation is not None
+    assert rows["one/sasrec"].deviation["ndcg@10"] == pytest.approx(np.std(expected, ddof=1))
+    assert rows["wide/sasrec"].deviation is None
+    assert len(rows["popularity"].runs) == 1, "counting knows no seed"
+    assert rows["co-occurrence"].p_value is None
+    assert rows["popularity"].p_value is not None
+    assert rows["popularity"].p_value < 0.01
+    assert rows["wide/sasrec"].metrics["hit@5"] > 0.9
+    assert rows["wide/sasrec"].train_seconds > 0
+    assert sum(rows["wide/sasrec"].slices[part]["users"] for part in ("head items", "tail items")) == 60
+
+
+@pytest.mark.parametrize("form", ["md", "html", "json"])
+def test_it_can_be_written_down(runs: dict[str, Path], form: str) -> None:
+    text = rendered(compare([runs["one"]]), form)
+    assert "co-occurrence" in text
+    assert "seen items: drop" in text or orjson.loads(text)["seen"] == "drop"
+
+
+def test_runs_of_another_protocol_are_refused(runs: dict[str, Path]) -> None:
+    with pytest.raises(RunError, match="another rule for seen items"):
+        compare([runs["one"], runs["keep"]])
+    with pytest.raises(RunError, match="no row 'best'"):
+        compare([runs["one"]], reference="best")
+
+
+def test_the_command_line(runs: dict[str, Path]) -> None:
+    command = [sys.executable, "-m", "pauserec", "compare", str(runs["one"]), str(runs["wide"]), "--format", "md"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+    assert "| wide/sasrec | train | 1 |" in found
