@@ -55,6 +55,13 @@ class ComparisonFormat(StrEnum):
     json = "json"
 
 
+class SplitFormat(StrEnum):
+    """Libraries whose formats a split can be written in."""
+
+    recbole = "recbole"
+    rectools = "rectools"
+
+
 class HeldOut(StrEnum):
     """Held-out splits."""
 
@@ -201,6 +208,20 @@ def check_data(
     overrides = tuple(entry if entry.startswith("data.") else f"data.{entry}" for entry in set_)
     report = check(Recipe.parse({"name": "check", "data": paths}, overrides).data, quarantine)
     console.print(check_table(report))
+
+
+@data_app.command("export")
+def export_data(
+    run: RunFolder,
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    format_: Annotated[SplitFormat, typer.Option("--format")] = SplitFormat.recbole,
+    name: Annotated[str, typer.Option(help="RecBole's name of the data set.")] = "pauserec",
+) -> None:
+    """Write a run's users, items and split for RecBole or RecTools."""
+    from pauserec.data.exports import export as write
+
+    for path in write(run / "dataset", folder, format_.value, name):
+        console.print(f"wrote {path}")
 
 
 @assets_app.command("list")

@@ -1,0 +1,86 @@
+"""A prepared data set for other libraries, so that their models run on exactly our users, items and split.
+
+Times are not kept: the position in the history stands in for them, so that "the last two events" are the held-out ones
+everywhere.
+"""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from pauserec.data.splits import load_dataset
+from pauserec.errors import RunError
+from pauserec.records import Dataset
+from pauserec.run import write_atomically
+
+FIRST = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def recbole(dataset: Dataset, folder: Path, name: str) -> list[Path]:
+    """RecBole's atomic files, `folder`/NAME/NAME.inter and NAME.item.
+
+    They are meant for `eval_args: {split: {LS: valid_and_test}, order: TO, mode: full}`.
+    """
+    target = folder / name
+    target.mkdir(parents=True, exist_ok=True)
+    events = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user, sequence in zip(dataset.users, dataset.sequences, strict=True):
+        events += [
+            f"{_field(user)}\t{_field(dataset.items[item].item_id)}\t{place}"
+            for place, item in enumerate(sequence.tolist())
+        ]
+    items = ["item_id:token\ttitle:token_seq\tcategories:token_seq"]
+    items += [
+        f"{_field(item.item_id)}\t{_field(item.title or '')}\t{_field(' '.join(c.replace(' ', '_') for c in item.categories))}"
+        for item in dataset.items
+    ]
+    written = {target / f"{name}.inter": events, target / f"{name}.item": items}
+    for path, lines in written.items():
+        write_atomically(path, ("\n".join(lines) + "\n").encode())
+    return list(written)
+
+
+def rectools(dataset: Dataset, folder: Path) -> list[Path]:
+    """RecTools' interactions (user_id, item_id, weight, datetime) with a column `split`, and items, as Parquet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lengths = [len(sequence) for sequence in dataset.sequences]
+    users = [user for user, length in zip(dataset.users, lengths, strict=True) for _ in range(length)]
+    items = [dataset.items[item].item_id for sequence in dataset.sequences for item in sequence.tolist()]
+    places = [place for length in lengths for place in range(length)]
+    held_out = {1: "test", 2: "validation"}
+    splits = [held_out.get(length - place, "train") for length in lengths for place in range(length)]
+    frame = pl.DataFrame(
+        {
+            "user_id": users,
+            "item_id": items,
+            "weight": [1.0] * len(users),
+            "datetime": [FIRST + timedelta(days=place) for place in places],
+            "split": splits,
+        }
+    )
+    titles = pl.DataFrame(
+        {
+            "item_id": [item.item_id for item in dataset.items],
+            "title": [item.title for item in dataset.items],
+            "categories": [list(item.categories) for item in dataset.items],
+        }
+    )
+    paths = [folder / "interactions.parquet", folder / "items.parquet"]
+    for path, table in zip(paths, (frame, titles), strict=True):
+        temporary = path.with_suffix(".tmp")
+        table.write_parquet(temporary)
+        temporary.replace(path)
+    return paths
+
+
+def export(dataset_folder: Path, folder: Path, form: str, name: str) -> list[Path]:
+    """Write the prepared data set of a run's "dataset" step in the form "recbole" or "rectools". Raises RunError."""
+    if not dataset_folder.is_dir():
+        raise RunError(f"{dataset_folder} is missing: run a recipe up to its dataset first (`pauserec run RECIPE`)")
+    dataset = load_dataset(dataset_folder)
+    return recbole(dataset, folder, name) if form == "recbole" else rectools(dataset, folder)
+
+
+def _field(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,44 @@
+"""Exports: another library that takes the last two events of each user meets exactly our split."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pauserec.data.exports import export
+from pauserec.data.splits import load_dataset
+from pauserec.errors import RunError
+
+
+def test_recbole_files_hold_every_event_in_order(tiny_run: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(tiny_run / "dataset")
+    events, items = export(tiny_run / "dataset", tmp_path, "recbole", "ring")
+    assert (events, items) == (tmp_path / "ring" / "ring.inter", tmp_path / "ring" / "ring.item")
+    header, *lines = events.read_text().splitlines()
+    assert header == "user_id:token\titem_id:token\ttimestamp:float"
+    rows = [line.split("\t") for line in lines]
+    assert all(len(row) == 3 for row in rows)
+    for user, sequence in zip(dataset.users, dataset.sequences, strict=True):
+        own = sorted((float(place), item) for name, item, place in rows if name == user)
+        assert [item for _, item in own] == [dataset.items[item].item_id for item in sequence]
+    assert len(items.read_text().splitlines()) == 1 + len(dataset.items)
+    assert all(line.count("\t") == 2 for line in items.read_text().splitlines())
+
+
+def test_rectools_frames_name_the_split(tiny_run: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(tiny_run / "dataset")
+    events, items = (pl.read_parquet(path) for path in export(tiny_run / "dataset", tmp_path, "rectools", ""))
+    assert len(events) == dataset.interactions
+    for split, back in (("test", 1), ("validation", 2)):
+        found = dict(events.filter(pl.col("split") == split).select("user_id", "item_id").iter_rows())
+        expected = {u: dataset.items[s[-back]].item_id for u, s in zip(dataset.users, dataset.sequences, strict=True)}
+        assert found == expected
+    ordered = events.sort("user_id", "datetime")
+    last = ordered.group_by("user_id", maintain_order=True).last()
+    assert (last["split"] == "test").all()
+    assert items["item_id"].to_list() == [item.item_id for item in dataset.items]
+
+
+def test_a_run_without_data_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is missing: run a recipe"):
+        export(tmp_path / "dataset", tmp_path, "recbole", "x")
