@@ -67,7 +67,8 @@ def run(
     if recipe.baselines and not recipe.stages:
         return parallel.agree(lambda: _finish(folder, tested))
 
-    vectors = folder.step("vectors", embed_items, recipe.embedder, dataset)
+    beside = [folder.finished(recipe.embedder.baseline)] if recipe.embedder.baseline else []
+    vectors = folder.step("vectors", embed_items, recipe.embedder, dataset, *beside)
     quantize = QUANTIZERS[recipe.quantizer.kind]
     ids = folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
 

@@ -197,7 +197,7 @@ def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str,
             "dataset",
         )
     if recipe.stages or not recipe.baselines:
-        look("vectors", recipe.embedder, "dataset")
+        look("vectors", recipe.embedder, "dataset", *filter(None, [recipe.embedder.baseline]))
         look("semantic_ids", recipe.quantizer, "vectors", "dataset")
     if recipe.stages:
         look("base", recipe.model, "semantic_ids")

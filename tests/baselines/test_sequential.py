@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pauserec
-from pauserec.baselines.sequential import SequenceBatches
+from pauserec.baselines.sequential import SequenceBatches, SequentialRecommender
 from pauserec.config import BaselineJob, Recipe
 from pauserec.data.batches import IGNORE
 from pauserec.errors import RecipeError
 from pauserec.pipeline import reevaluate, run
 from pauserec.plan import make_plan
+from pauserec.run import Run
+from pauserec.semantic_ids.embed import centred, embed_items, load_vectors
 
 
 def recipe(data: Path, **settings: Any) -> Recipe:
@@ -54,6 +56,23 @@ def test_a_refit_sees_one_event_more_and_is_not_validated(small_data: Path, tmp_
     assert result["stages"]["mine"]["targets"] > strict["stages"]["mine"]["targets"]
     assert "validations" not in result["stages"]["mine"]
     assert result["final_fit"] == ["train+validation"]
+
+
+def test_its_item_vectors_can_shape_the_ids(small_data: Path, tiny_embedder: Path, tmp_path: Path) -> None:
+    plain = recipe(small_data).model_dump(mode="json")
+    embedder = {"name": str(tiny_embedder), "baseline": "mine", "baseline_weight": 0.25}
+    made = Recipe.parse(plain | {"embedder": embedder})
+    folder = Run.open(made, tmp_path / "run")
+    run(made, folder.path)
+    dataset, mine = folder.finished("dataset"), folder.finished("mine")
+    vectors = folder.step("vectors", embed_items, made.embedder, dataset, mine)
+    rows = load_vectors(vectors.path)
+    assert rows.shape == (40, 32 + 32)
+    assert np.square(rows[:, 32:]).sum(axis=1) == pytest.approx(0.25, abs=1e-5)
+    learnt = SequentialRecommender.load(mine.path).model.items().detach().numpy()
+    assert rows[:, 32:] == pytest.approx(0.5 * centred(learnt), abs=1e-5)
+    with pytest.raises(RecipeError, match=r"is no entry of \[\[baselines\]\]"):
+        Recipe.parse(plain | {"embedder": {"baseline": "other"}})
 
 
 def test_names_must_differ(small_data: Path) -> None:

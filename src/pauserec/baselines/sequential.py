@@ -29,6 +29,7 @@ from pauserec.fit import fit
 from pauserec.losses import Head, full_softmax_loss
 from pauserec.records import Dataset, IntArray, Offer, Ranking
 from pauserec.run import FinishedStep, write_atomically
+from pauserec.semantic_ids.embed import VECTORS
 from pauserec.watch import METRIC
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"sasrec": Sasrec, "gru4rec": Gru4rec, "hstu": Hstu}
@@ -152,7 +153,9 @@ class SequentialRecommender:
         return (states @ table.T).float().cpu().numpy()  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
-        """Write weights and settings into `folder`, which must exist."""
+        """Write weights, settings and item vectors (for semantic IDs) into `folder`, which must exist."""
+        rows: Tensor = self.model.items()  # type: ignore[operator]
+        save_file({"vectors": rows.detach().float().cpu().contiguous()}, folder / VECTORS)
         content = {"items": len(self.model.items()), "settings": self.settings.model_dump(mode="json")}  # type: ignore[operator]
         save_file({name: w.contiguous() for name, w in self.model.state_dict().items()}, folder / WEIGHTS)
         write_atomically(folder / SETTINGS, orjson.dumps(content, option=orjson.OPT_INDENT_2))

@@ -60,6 +60,8 @@ class Recipe(Settings):
                 raise ValueError(
                     f"evaluation.models {model.name!r} names stage {model.stage!r}; known: {sorted(known)}"
                 )
+        if self.embedder.baseline not in {None, *(baseline.name for baseline in self.baselines)}:
+            raise ValueError(f"embedder.baseline {self.embedder.baseline!r} is no entry of [[baselines]]: add it there")
         if self.decoding.beams < self.evaluation.top_k:
             raise ValueError(
                 f"decoding.beams ({self.decoding.beams}) must be at least evaluation.top_k ({self.evaluation.top_k})"

@@ -76,6 +76,10 @@ class EmbedderConfig(Settings):
     """Share of the co-occurrence part in the squared length of the joined vector."""
     cooccurrence_window: int = Field(default=5, ge=1)
     """Two events of one user count as co-occurring when at most this many positions apart."""
+    baseline: str | None = None
+    """Name of a trained baseline of the recipe whose item vectors are joined too; null joins none."""
+    baseline_weight: float = Field(default=0.5, ge=0, le=1)
+    """Share of the baseline's part in the squared length of the joined vector."""
     seed: int = 0
 
 

@@ -1,4 +1,4 @@
-"""Item vectors: sentence embeddings of the item text, joined on request with training co-occurrence."""
+"""Item vectors: sentence embeddings of the item text, joined on request with what training events say of the items."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,8 +21,18 @@ VECTORS = "vectors.safetensors"
 WIDTHS = "vectors.json"
 
 
-def embed_items(config: EmbedderConfig, dataset_step: Step, *, out: Path, log: Callable[..., None]) -> dict[str, Any]:
-    """The step `vectors`: writes float32 [items, width] to `vectors.safetensors`, and how the width splits to JSON."""
+def embed_items(
+    config: EmbedderConfig,
+    dataset_step: Step,
+    baseline_step: Step | None = None,
+    *,
+    out: Path,
+    log: Callable[..., None],
+) -> dict[str, Any]:
+    """The step `vectors`: writes float32 [items, width] to `vectors.safetensors`, and how the width splits to JSON.
+
+    baseline_step: the trained baseline that `config.baseline` names; its folder holds item vectors under the same name.
+    """
     from pauserec.data.splits import load_dataset
 
     dataset = load_dataset(dataset_step.path)
@@ -37,32 +47,51 @@ def embed_items(config: EmbedderConfig, dataset_step: Step, *, out: Path, log: C
             seed=config.seed,
         )
         vectors = join(text, cooccurrence, config.cooccurrence_weight)
+    baseline_width = 0
+    if baseline_step is not None:
+        rows = load_vectors(baseline_step.path)
+        baseline_width = rows.shape[1]
+        vectors = join(vectors, centred(rows), config.baseline_weight)
     empty = sum(not item_text(config, item) for item in dataset.items)
     summary = {
         "items": len(vectors),
         "text_width": text.shape[1],
         "cooccurrence_width": config.cooccurrence_dims,
+        "baseline_width": baseline_width,
         "items_without_text": empty,
     }
     write_atomically(out / VECTORS, save({"vectors": np.ascontiguousarray(vectors)}))
-    write_atomically(out / WIDTHS, orjson.dumps({**summary, "cooccurrence_weight": config.cooccurrence_weight}))
+    weights = {"cooccurrence_weight": config.cooccurrence_weight, "baseline_weight": config.baseline_weight}
+    write_atomically(out / WIDTHS, orjson.dumps({**summary, **weights}))
     log(**summary)
     return summary
 
 
-def new_item_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
-    """Vectors of items that came after training, for `SemanticIds.extend`: their co-occurrence part is zero."""
-    text = text_vectors(config, items)
-    if not config.cooccurrence_dims:
-        return text
-    nothing = np.zeros((len(items), config.cooccurrence_dims), dtype=np.float32)
-    return join(text, nothing, config.cooccurrence_weight)
+def new_item_vectors(config: EmbedderConfig, items: Sequence[Item], baseline_width: int = 0) -> FloatArray:
+    """Vectors of items that came after training, for `SemanticIds.extend`: all parts but the text's are zero.
+
+    baseline_width: as vectors.json has it.
+    """
+    vectors = text_vectors(config, items)
+    parts = ((config.cooccurrence_dims, config.cooccurrence_weight), (baseline_width, config.baseline_weight))
+    for width, weight in parts:
+        if width:
+            vectors = join(vectors, np.zeros((len(items), width), dtype=np.float32), weight)
+    return vectors
 
 
-def join(text: FloatArray, cooccurrence: FloatArray, weight: float) -> FloatArray:
-    """[sqrt(1 - w) text, sqrt(w) cooccurrence]: rows of length 1 from two parts [n, .] with rows of length 1."""
-    joined: FloatArray = np.hstack((np.sqrt(1 - weight) * text, np.sqrt(weight) * cooccurrence)).astype(np.float32)
+def join(text: FloatArray, other: FloatArray, weight: float) -> FloatArray:
+    """[sqrt(1 - w) text, sqrt(w) other]: rows of length 1 from two parts [n, .] with rows of length 1."""
+    joined: FloatArray = np.hstack((np.sqrt(1 - weight) * text, np.sqrt(weight) * other)).astype(np.float32)
     return joined
+
+
+def centred(rows: FloatArray) -> FloatArray:
+    """Rows less their mean, scaled to length 1; a row that is the mean stays zero."""
+    moved = rows - rows.mean(axis=0)
+    lengths = np.linalg.norm(moved, axis=1, keepdims=True)
+    scaled: FloatArray = np.divide(moved, lengths, out=np.zeros_like(moved), where=lengths > 0)
+    return scaled
 
 
 def item_text(config: EmbedderConfig, item: Item) -> str:
