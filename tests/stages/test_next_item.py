@@ -80,6 +80,19 @@ def test_gradient_checkpointing_changes_no_gradient(parts: tuple[LanguageModel, 
     assert len(calls) == 2, "forward, and once more going backward"
 
 
+def test_layer_dropout_acts_in_training_alone(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
+    model = copy.deepcopy(parts[0]).train()
+    made = [samples(parts, targets="all").build(Window(0, 1, 6, (3, 4, 6), 2))]
+    stage = parts[2].stage.model_copy(update={"layer_dropout": 0.5})
+    plain = float(loss_of(model, made).detach())
+    torch.manual_seed(0)
+    dropped = [float(loss_of(model, made, settings=stage).detach())]
+    dropped.append(float(loss_of(model, made).detach()))
+    assert len({plain, *dropped}) == 3, "another mask each time"
+    model.eval()
+    assert float(loss_of(model, made).detach()) == pytest.approx(plain, rel=1e-6)
+
+
 def test_compiled_layers_have_the_same_gradients(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
     model = copy.deepcopy(parts[0]).train()
     made = [samples(parts, targets="all").build(Window(0, 1, 6, (3, 4, 6), 2))]

@@ -94,6 +94,8 @@ class _NextItem(TrainingSettings):
     """Loss also on begin/end tokens and the end of the turn (they are forced in decoding)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the input embeddings."""
+    layer_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on what each layer's attention and feed-forward part add, for small data and many epochs."""
     history_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Leave each item out of a training history with this probability, drawn anew each epoch (its first item stays)."""
     final_fit: Literal["train", "train+validation"] = "train"

@@ -33,6 +33,7 @@ class Objective(nn.Module):
         self.model, self._softmax, self._rate = model, softmax, rate
         if settings is None:
             return
+        self._drop_in_layers(getattr(settings, "layer_dropout", 0.0))
         if settings.gradient_checkpointing:
             model.hf.activation_checkpointing_enable({"use_reentrant": False})
         if settings.compile:
@@ -40,6 +41,14 @@ class Objective(nn.Module):
                 layer.mlp.compile(dynamic=True)
         if settings.sharding == "fsdp2" and parallel.world() > 1:
             shard(self, model.hf.base_model.layers)
+
+    def _drop_in_layers(self, rate: float) -> None:
+        def drop(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+            return dropout(output, rate, module.training)
+
+        for layer in self.model.hf.base_model.layers if rate else ():
+            layer.self_attn.o_proj.register_forward_hook(drop)
+            layer.mlp.register_forward_hook(drop)
 
     def forward(self, tokens: Tensor, labels: Tensor, layout: list[Any], opening: int = 0) -> Tensor:
         """tokens, labels: int64 [N]; layout, opening: see data.batches.collate. Gives a float32 scalar."""
