@@ -56,6 +56,17 @@ def test_seeds_are_one_row_and_other_settings_another(runs: dict[str, Path]) -> 
     assert sum(rows["wide/sasrec"].slices[part]["users"] for part in ("head items", "tail items")) == 60
 
 
+def test_what_differs_in_more_than_seeds_is_never_one_row(
+    small_data: Path, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    other = Recipe.parse(recipe(small_data).model_dump(mode="json") | {"embedder": {"name": "another"}})
+    run(other, tmp_path / "one")
+    found = compare([runs["one"], tmp_path / "one"])
+    assert [row.model for row in found.rows[2:]] == [f"{runs['one']}/sasrec", f"{tmp_path / 'one'}/sasrec"]
+    with pytest.raises(RunError, match="seeds too: give one of them"):
+        compare([runs["one"], runs["one"]])
+
+
 @pytest.mark.parametrize("form", ["md", "html", "json"])
 def test_it_can_be_written_down(runs: dict[str, Path], form: str) -> None:
     text = rendered(compare([runs["one"]]), form)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pauserec.config import SftConfig
 from pauserec.errors import PauserecError
+from pauserec.evaluation.validation import METRIC
 from pauserec.fit import fit, newest_checkpoint
-from pauserec.watch import METRIC
 
 
 class Line(nn.Module):

@@ -129,22 +129,32 @@ def _groups(entries: Sequence[_Entry]) -> dict[str, list[_Entry]]:
     """Entries that differ in nothing but seeds, under one name: the model's, or RUN/MODEL where two would share it."""
     groups: dict[tuple[str, bytes], list[_Entry]] = {}
     for entry in entries:
-        settings = orjson.dumps(_seedless(entry.run.recipe.model_dump(mode="json")), option=orjson.OPT_SORT_KEYS)
+        settings = orjson.dumps(_seedless(_nameless(entry.run)), option=orjson.OPT_SORT_KEYS)
         counted = entry.model in entry.run.recipe.evaluation.baselines  # counts know neither settings nor seeds
         members = groups.setdefault((entry.model, b"" if counted else settings), [])
-        if not (counted and members):
-            members.append(entry)
+        if counted and members:
+            continue
+        for other in members:
+            if _nameless(other.run) == _nameless(entry.run):
+                raise RunError(f"{entry.run.path} is the same recipe as {other.run.path}, seeds too: give one of them")
+        members.append(entry)
     names = [model for model, _ in groups]
+    folders = [members[0].run.path for members in groups.values()]
+    short = len({folder.name for folder in folders}) == len(set(folders))
     named: dict[str, list[_Entry]] = {}
     for (model, _), members in groups.items():
-        alone = names.count(model) == 1
-        named[model if alone else f"{members[0].run.path.name}/{model}"] = members
+        folder = members[0].run.path
+        named[model if names.count(model) == 1 else f"{folder.name if short else folder}/{model}"] = members
     return named
+
+
+def _nameless(run: Run) -> dict[str, Any]:
+    return run.recipe.model_dump(mode="json", exclude={"name"})
 
 
 def _seedless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _seedless(entry) for key, entry in value.items() if key not in ("seed", "name")}
+        return {key: _seedless(entry) for key, entry in value.items() if key != "seed"}
     return [_seedless(entry) for entry in value] if isinstance(value, list) else value
 
 

@@ -19,10 +19,9 @@ from transformers import Trainer, TrainerCallback
 from pauserec import parallel
 from pauserec.config import TrainingSettings
 from pauserec.errors import PauserecError
+from pauserec.evaluation.validation import METRIC
 from pauserec.run import write_atomically
 from pauserec.sharding import fill, whole
-
-METRIC = "validation_ndcg@10"
 
 
 def peak_memory() -> int:

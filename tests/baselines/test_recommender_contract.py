@@ -41,7 +41,15 @@ def checkerboard() -> Dataset:
 def sequential(**settings: Any) -> Any:
     job = BaselineJob.model_validate(
         {
-            "settings": {"name": "s", "epochs": 60, "batch_tokens": 256, "dropout": 0.1, "width": 16, **settings},
+            "settings": {
+                "name": "s",
+                "epochs": 60,
+                "patience": None,
+                "batch_tokens": 256,
+                "dropout": 0.1,
+                "width": 16,
+                **settings,
+            },
             "seen": "drop",
         }
     )

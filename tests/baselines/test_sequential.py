@@ -1,5 +1,6 @@
 """Trained baselines inside a run: trained, tested, loaded again, recommended with; batches are planned as promised."""
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pauserec
 from pauserec.baselines.sequential import SequenceBatches, SequentialRecommender
 from pauserec.config import BaselineJob, Recipe
 from pauserec.data.batches import IGNORE
-from pauserec.errors import RecipeError
+from pauserec.errors import RecipeError, RunError
 from pauserec.pipeline import reevaluate, run
 from pauserec.plan import make_plan
 from pauserec.run import Run
@@ -69,10 +70,24 @@ def test_its_item_vectors_can_shape_the_ids(small_data: Path, tiny_embedder: Pat
     rows = load_vectors(vectors.path)
     assert rows.shape == (40, 32 + 32)
     assert np.square(rows[:, 32:]).sum(axis=1) == pytest.approx(0.25, abs=1e-5)
-    learnt = SequentialRecommender.load(mine.path).model.items().detach().numpy()
+    learnt = SequentialRecommender.load(mine.path).model.rows().detach().numpy()
     assert rows[:, 32:] == pytest.approx(0.5 * centred(learnt), abs=1e-5)
     with pytest.raises(RecipeError, match=r"is no entry of \[\[baselines\]\]"):
         Recipe.parse(plain | {"embedder": {"baseline": "other"}})
+
+
+def test_a_damaged_model_is_named(trained: Path, tmp_path: Path) -> None:
+    for name, content in (("settings.json", b"{}"), ("model.safetensors", b"no tensors"), ("settings.json", None)):
+        folder = tmp_path / f"{name}-{content}"
+        shutil.copytree(trained / "mine", folder)
+        (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+        with pytest.raises(RunError, match="train the baseline again"):
+            SequentialRecommender.load(folder)
+
+
+def test_heads_must_part_the_width(small_data: Path) -> None:
+    with pytest.raises(RecipeError, match="width 32 is no multiple of heads 3"):
+        recipe(small_data, heads=3)
 
 
 def test_names_must_differ(small_data: Path) -> None:

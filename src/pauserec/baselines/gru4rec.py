@@ -10,33 +10,24 @@ Shapes: B histories, n items, D width.
 import torch
 from torch import Tensor, nn
 
+from pauserec.baselines.item_model import ItemModel
 from pauserec.config import Gru4recConfig
 
 
-class Gru4rec(nn.Module):
-    """items: int64 [B, n], 0 is padding (at the start), item i is i + 1. Gives states [B, n, D]."""
+class Gru4rec(ItemModel):
+    """See ItemModel."""
 
     def __init__(self, items: int, config: Gru4recConfig) -> None:
-        super().__init__()
-        self.table = nn.Embedding(items + 1, config.width, padding_idx=0)
+        super().__init__(items, config, places=False)
         self.gru = nn.GRU(config.width, config.width, config.layers, batch_first=True)
         self.out = nn.Linear(config.width, config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        nn.init.normal_(self.table.weight, std=0.02)
-        with torch.no_grad():
-            self.table.weight[0] = 0
 
     def forward(self, items: Tensor) -> Tensor:
-        """See the class. Padding is rolled to the end, where the recurrence has left the items behind."""
-        x_BnD = self.dropout(self.table(items))
+        """See ItemModel. Padding is rolled to the end, where the recurrence has left the items behind."""
         padding_B1 = (items == 0).sum(1, keepdim=True)
         place = torch.arange(items.shape[1], device=items.device)
-        states_BnD, _ = self.gru(_rolled(x_BnD, place + padding_B1))
+        states_BnD, _ = self.gru(_rolled(self.embed(items), place + padding_B1))
         return self.out(self.dropout(_rolled(states_BnD, place - padding_B1)))  # type: ignore[no-any-return]
-
-    def items(self) -> Tensor:
-        """The output rows [items, D]."""
-        return self.table.weight[1:]
 
 
 def _rolled(x_BnD: Tensor, place_Bn: Tensor) -> Tensor:

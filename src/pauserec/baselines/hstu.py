@@ -12,36 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from pauserec.baselines.item_model import ItemModel, seen_from
 from pauserec.config import HstuConfig
 
 
-class Hstu(nn.Module):
-    """items: int64 [B, n], 0 is padding (at the start), item i is i + 1. Gives states [B, n, D]."""
+class Hstu(ItemModel):
+    """See ItemModel."""
 
     def __init__(self, items: int, config: HstuConfig) -> None:
-        super().__init__()
-        self.table = nn.Embedding(items + 1, config.width, padding_idx=0)
-        self.places = nn.Embedding(config.history_length, config.width)
+        super().__init__(items, config, places=True)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        for table in (self.table, self.places):
-            nn.init.normal_(table.weight, std=0.02)
-        with torch.no_grad():
-            self.table.weight[0] = 0
 
     def forward(self, items: Tensor) -> Tensor:
-        """See the class."""
-        n, last = items.shape[1], self.places.num_embeddings
-        x_BnD = self.dropout(self.table(items) + self.places.weight[last - n :])
-        seen = torch.ones(n, n, dtype=torch.bool, device=items.device).tril() & (items > 0)[:, None, None, :]
+        """See ItemModel."""
+        x_BnD, seen_B1nn = self.embed(items), seen_from(items)
         for block in self.blocks:
-            x_BnD = block(x_BnD, seen)
+            x_BnD = block(x_BnD, seen_B1nn)
         return self.norm(x_BnD)  # type: ignore[no-any-return]
-
-    def items(self) -> Tensor:
-        """The output rows [items, D]."""
-        return self.table.weight[1:]
 
 
 class _Block(nn.Module):

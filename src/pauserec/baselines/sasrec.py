@@ -13,41 +13,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from pauserec.baselines.item_model import ItemModel, seen_from
 from pauserec.config import SasrecConfig
 
 
-class Sasrec(nn.Module):
-    """items: int64 [B, n], 0 is padding (at the start), item i is i + 1. Gives states [B, n, D]."""
+class Sasrec(ItemModel):
+    """See ItemModel."""
 
     def __init__(self, items: int, config: SasrecConfig) -> None:
-        super().__init__()
-        self.table = nn.Embedding(items + 1, config.width, padding_idx=0)
-        self.places = nn.Embedding(config.history_length, config.width)
+        super().__init__(items, config, places=True)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        for table in (self.table, self.places):
-            nn.init.normal_(table.weight, std=0.02)
-        with torch.no_grad():
-            self.table.weight[0] = 0
 
     def forward(self, items: Tensor) -> Tensor:
-        """See the class."""
-        n = items.shape[1]
-        last = self.places.num_embeddings
-        x_BnD = self.dropout(self.table(items) + self.places.weight[last - n :])
-        real_Bn = items > 0
-        mask_B1nn = torch.ones(n, n, dtype=torch.bool, device=items.device).tril() & real_Bn[:, None, None, :]
-        mask_B1nn = mask_B1nn | torch.eye(
-            n, dtype=torch.bool, device=items.device
-        )  # a padded query sees itself: no NaN
+        """See ItemModel."""
+        x_BnD = self.embed(items)
+        # a padded query sees itself, so that its softmax is none of nothing
+        mask_B1nn = seen_from(items) | torch.eye(items.shape[1], dtype=torch.bool, device=items.device)
         for block in self.blocks:
             x_BnD = block(x_BnD, mask_B1nn)
         return self.norm(x_BnD)  # type: ignore[no-any-return]
-
-    def items(self) -> Tensor:
-        """The output rows [items, D]."""
-        return self.table.weight[1:]
 
 
 class _Block(nn.Module):

@@ -5,49 +5,40 @@ A model gives a state for each place of a history and an output row for each ite
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import orjson
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from pauserec.baselines.gru4rec import Gru4rec
 from pauserec.baselines.hstu import Hstu
+from pauserec.baselines.item_model import ItemModel
 from pauserec.baselines.popularity import WEIGHTS, fitting_sequences
 from pauserec.baselines.sasrec import Sasrec
 from pauserec.config import BaselineJob, SequentialSettings
 from pauserec.data.batches import IGNORE
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
-from pauserec.evaluation.evaluate import evaluate
+from pauserec.evaluation.metrics import CUTOFFS
 from pauserec.evaluation.ranking import best_items, withhold
+from pauserec.evaluation.validation import validator
 from pauserec.fit import fit
+from pauserec.llm.model import best_device
 from pauserec.losses import Head, full_softmax_loss
 from pauserec.records import Dataset, IntArray, Offer, Ranking
 from pauserec.run import FinishedStep, write_atomically
 from pauserec.semantic_ids.embed import VECTORS
-from pauserec.watch import METRIC
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"sasrec": Sasrec, "gru4rec": Gru4rec, "hstu": Hstu}
+MODELS: dict[str, Callable[..., ItemModel]] = {"sasrec": Sasrec, "gru4rec": Gru4rec, "hstu": Hstu}
 SETTINGS = "settings.json"
 CHUNK = 256
 """Histories ranked at once."""
-
-
-class SequenceModel(Protocol):
-    """items: int64 [B, n], 0 is padding at the start, item i is i + 1."""
-
-    def __call__(self, items: Tensor) -> Tensor:
-        """States [B, n, D]."""
-        ...
-
-    def items(self) -> Tensor:
-        """Output rows [items, D]."""
-        ...
 
 
 class SequenceBatches:
@@ -95,7 +86,7 @@ def _similar(order: IntArray, lengths: IntArray, places: int) -> list[IntArray]:
 
 def padded(rows: Sequence[IntArray], filler: int) -> IntArray:
     """Rows [B, longest], filled up at the start."""
-    width = max(1, *(len(row) for row in rows))
+    width = max(1, max((len(row) for row in rows), default=0))
     table = np.full((len(rows), width), filler, dtype=np.int64)
     for place, row in enumerate(rows):
         table[place, width - len(row) :] = row
@@ -105,13 +96,13 @@ def padded(rows: Sequence[IntArray], filler: int) -> IntArray:
 class SequenceObjective(nn.Module):
     """Loss summed over all next items of a batch."""
 
-    def __init__(self, model: nn.Module, settings: SequentialSettings) -> None:
+    def __init__(self, model: ItemModel, settings: SequentialSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
 
     def forward(self, items: Tensor, labels: Tensor) -> Tensor:
         """items, labels: int64 [B, n]; a label is the item number that follows, or IGNORE. Gives a scalar."""
-        states, table = self.model(items), self.model.items()  # type: ignore[operator]
+        states, table = self.model(items), self.model.rows()
         wanted = labels != IGNORE
         hidden_MD, targets_M = states[wanted], labels[wanted]
         if self.settings.loss == "full":
@@ -130,7 +121,7 @@ class SequenceObjective(nn.Module):
 class SequentialRecommender:
     """Ranks by the product of a history's last state and the items' output rows."""
 
-    def __init__(self, model: nn.Module, settings: SequentialSettings) -> None:
+    def __init__(self, model: ItemModel, settings: SequentialSettings) -> None:
         self.model, self.settings = model, settings
 
     @torch.inference_mode()
@@ -147,16 +138,16 @@ class SequentialRecommender:
         return Ranking(np.concatenate([f.items for f in found]), np.concatenate([f.scores for f in found]))
 
     def _scores(self, histories: Sequence[IntArray]) -> np.ndarray:
-        table = self.model.items()  # type: ignore[operator]
+        table = self.model.rows()
         items = padded([history[-self.settings.history_length :] + 1 for history in histories], 0)
         states = self.model(torch.from_numpy(items).to(table.device))[:, -1]
         return (states @ table.T).float().cpu().numpy()  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
         """Write weights, settings and item vectors (for semantic IDs) into `folder`, which must exist."""
-        rows: Tensor = self.model.items()  # type: ignore[operator]
+        rows = self.model.rows()
         save_file({"vectors": rows.detach().float().cpu().contiguous()}, folder / VECTORS)
-        content = {"items": len(self.model.items()), "settings": self.settings.model_dump(mode="json")}  # type: ignore[operator]
+        content = {"items": len(rows), "settings": self.settings.model_dump(mode="json")}
         save_file({name: w.contiguous() for name, w in self.model.state_dict().items()}, folder / WEIGHTS)
         write_atomically(folder / SETTINGS, orjson.dumps(content, option=orjson.OPT_INDENT_2))
 
@@ -170,9 +161,9 @@ class SequentialRecommender:
             model.load_state_dict(load_file(folder / WEIGHTS))
         except FileNotFoundError as error:
             raise RunError(f"{error.filename or folder} is missing: train the baseline again") from None
-        except (orjson.JSONDecodeError, KeyError, ValidationError, RuntimeError):
+        except (orjson.JSONDecodeError, SafetensorError, KeyError, TypeError, ValidationError, RuntimeError):
             raise RunError(f"{folder} is damaged: train the baseline again") from None
-        return cls(model, settings)
+        return cls(model.to(best_device()), settings)
 
 
 def train_baseline(
@@ -192,27 +183,9 @@ def fit_sequential(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = MODELS[settings.kind](len(dataset.items), settings)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recommender = SequentialRecommender(model.to(device), settings)
-    validate = None if settings.final_fit == "train+validation" else _validator(job, recommender, dataset)
+    recommender = SequentialRecommender(model.to(best_device()), settings)
+    validate = validator(recommender, dataset, settings, seen=job.seen, top_k=max(CUTOFFS))
     batches = SequenceBatches(fitting_sequences(dataset, settings.final_fit), settings)
     objective = SequenceObjective(model, settings)
     summary = fit(objective, batches, settings, out=out, save=recommender.save, log=log, validate=validate)
     return recommender, summary
-
-
-def _validator(
-    job: BaselineJob, recommender: SequentialRecommender, dataset: Dataset
-) -> Callable[[], dict[str, float]]:
-    users = np.arange(len(dataset.users))
-    wanted = job.settings.validation_users
-    if wanted is not None and wanted < len(users):
-        users = np.sort(np.random.default_rng(job.settings.seed).choice(users, wanted, replace=False))
-
-    def validate() -> dict[str, float]:
-        found = evaluate(
-            recommender, dataset, "validation", seen=job.seen, top_k=10, bootstrap=1, users=users.tolist()
-        ).metrics
-        return {METRIC: found["ndcg@10"], "validation_hit@10": found["hit@10"]}
-
-    return validate

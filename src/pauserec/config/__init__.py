@@ -25,6 +25,7 @@ from pauserec.config.stages import (
     SftConfig,
     Stage,
     TrainingSettings,
+    ValidatedSettings,
 )
 
 __all__ = [
@@ -55,5 +56,6 @@ __all__ = [
     "SftConfig",
     "Stage",
     "TrainingSettings",
+    "ValidatedSettings",
     "shipped_recipes",
 ]

@@ -1,14 +1,14 @@
 """Settings of the classical sequential recommenders that language models are compared with."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pauserec.config.settings import Settings
-from pauserec.config.stages import TrainingSettings
+from pauserec.config.stages import ValidatedSettings
 
 
-class SequentialSettings(TrainingSettings):
+class SequentialSettings(ValidatedSettings):
     """What every trained baseline can set. `batch_tokens` counts items, padding included."""
 
     epochs: float = Field(default=100, gt=0)
@@ -27,22 +27,25 @@ class SequentialSettings(TrainingSettings):
     """Softmax over all items, softmax over the target and sampled items, or binary cross-entropy with one sampled item."""
     negatives: int = Field(default=256, ge=1)
     """With loss = "sampled": items drawn per batch, shared by its targets."""
-    final_fit: Literal["train", "train+validation"] = "train"
-    """Train on events up to the training target, or (a refit once settings are chosen) up to the validation target."""
-    validate_every: int = Field(default=0, ge=0)
-    """Optimizer steps between validations; 0 validates at each epoch's end."""
     validation_users: int | None = Field(default=None, ge=1)
-    """Users drawn for validation during training; null takes all."""
     patience: int | None = Field(default=10, ge=1)
-    """Stop after this many validations without a better NDCG@10; null never stops early."""
 
 
-class SasrecConfig(SequentialSettings):
+class _AttentionSettings(SequentialSettings):
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"{self.name}: width {self.width} is no multiple of heads {self.heads}: change one")
+        return self
+
+
+class SasrecConfig(_AttentionSettings):
     """SASRec (Kang & McAuley 2018)."""
 
     kind: Literal["sasrec"]
-    layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=1, ge=1)
 
 
 class Gru4recConfig(SequentialSettings):
@@ -52,12 +55,10 @@ class Gru4recConfig(SequentialSettings):
     layers: int = Field(default=1, ge=1)
 
 
-class HstuConfig(SequentialSettings):
+class HstuConfig(_AttentionSettings):
     """HSTU (Zhai et al. 2024)."""
 
     kind: Literal["hstu"]
-    layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=1, ge=1)
 
 
 Baseline = Annotated[SasrecConfig | Gru4recConfig | HstuConfig, Field(discriminator="kind")]

@@ -73,7 +73,20 @@ class PausePretrainConfig(TrainingSettings):
     """Variance of the noise added to the start, as a multiple of the embeddings' variance."""
 
 
-class _NextItem(TrainingSettings):
+class ValidatedSettings(TrainingSettings):
+    """What stages and baselines can set that are validated while they train."""
+
+    final_fit: Literal["train", "train+validation"] = "train"
+    """Train on events up to the training target, or (a refit once settings are chosen) up to the validation target."""
+    validate_every: int = Field(default=0, ge=0)
+    """Optimizer steps between constrained validations; 0 validates at each epoch's end."""
+    validation_users: int | None = Field(default=512, ge=1)
+    """Users drawn for validation during training; null takes all."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after this many validations without a better NDCG@10; null never stops early."""
+
+
+class _NextItem(ValidatedSettings):
     """What both next-item stages can set."""
 
     targets: Literal["last", "all"] = "last"
@@ -98,14 +111,6 @@ class _NextItem(TrainingSettings):
     """Dropout on what each layer's attention and feed-forward part add, for small data and many epochs."""
     history_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Leave each item out of a training history with this probability, drawn anew each epoch (its first item stays)."""
-    final_fit: Literal["train", "train+validation"] = "train"
-    """Train on events up to the training target, or (a refit once settings are chosen) up to the validation target."""
-    validate_every: int = Field(default=0, ge=0)
-    """Optimizer steps between constrained validations; 0 validates at each epoch's end."""
-    validation_users: int | None = Field(default=512, ge=1)
-    """Users drawn for validation during training; null takes all."""
-    patience: int | None = Field(default=None, ge=1)
-    """Stop after this many validations without a better NDCG@10; null never stops early."""
 
 
 class SftConfig(_NextItem):

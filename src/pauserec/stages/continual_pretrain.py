@@ -48,4 +48,4 @@ def continual_pretrain(
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, settings=stage)
     summary = fit(objective, batches, stage, out=out, save=model.save, log=log, bfloat16=bfloat16)
-    return with_cost(summary, model, rows_only=True, bfloat16=bfloat16)
+    return with_cost(summary, model, frozen=True, bfloat16=bfloat16)

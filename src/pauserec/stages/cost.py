@@ -12,16 +12,16 @@ def with_cost(
     summary: dict[str, Any],
     model: LanguageModel,
     *,
-    rows_only: bool,
+    frozen: bool,
     bfloat16: bool,
     softmax: Literal["full", "codebook"] = "full",
 ) -> dict[str, Any]:
     """A stage's summary, and its device hours, model floating-point operations and MFU.
 
-    Operations are those of linear layers on real tokens (forward and backward: 6 a weight, 4 where only rows train) and of
-    the head on targets; attention is left out. MFU relates them to this machine's measured matrix rate.
+    Operations are those of linear layers on real tokens (forward and backward: 6 a weight, 4 where the backbone is `frozen`)
+    and of the head on targets; attention and adapters are left out. MFU relates them to this machine's measured matrix rate.
     """
-    passes = 4 if rows_only else 6
+    passes = 4 if frozen else 6
     tables = {id(table): table.numel() for table in (model.table, model.head)}
     backbone = sum(p.numel() for p in model.hf.parameters()) - sum(tables.values())
     sizes = model.vocabulary.codebook_sizes

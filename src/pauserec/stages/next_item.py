@@ -15,18 +15,17 @@ import numpy as np
 from pauserec.config import NextItemJob
 from pauserec.data.batches import IGNORE, Batches, Branch, Sample, labelled
 from pauserec.data.splits import load_dataset
-from pauserec.evaluation.evaluate import evaluate
+from pauserec.evaluation.validation import validator
 from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.recommender import LLMRecommender
-from pauserec.records import Dataset, IntArray
+from pauserec.records import IntArray
 from pauserec.run import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.sharding import gathered, is_sharded
 from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective, trains_in_bfloat16
-from pauserec.watch import METRIC
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,15 @@ def train_next_item(
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, stage.softmax, stage.dropout, settings=stage)
     recommender = LLMRecommender(model, prompts, ids, job.decoding, training=True, autocast=bfloat16)
-    validate = None if stage.final_fit == "train+validation" else _validator(job, recommender, dataset, objective)
+    validate = validator(
+        recommender,
+        dataset,
+        stage,
+        seen=job.seen,
+        top_k=job.decoding.beams,
+        share=not is_sharded(objective),  # parted layers are gathered in every pass, so all take the same ones
+        around=lambda: gathered(objective),
+    )
     batches = samples.batches()
     log(event="plan", tokens=batches.tokens, tokens_as_separate_samples=sum(map(samples.tokens_apart, batches.specs())))
     summary = fit(
@@ -191,30 +198,4 @@ def train_next_item(
         bfloat16=bfloat16,
         validate=validate,
     )
-    return with_cost(summary, model, rows_only=False, bfloat16=bfloat16, softmax=stage.softmax)
-
-
-def _validator(
-    job: NextItemJob, recommender: LLMRecommender, dataset: Dataset, objective: Objective
-) -> Callable[[], dict[str, float]]:
-    users = np.arange(len(dataset.users))
-    wanted = job.stage.validation_users
-    if wanted is not None and wanted < len(users):
-        users = np.sort(np.random.default_rng(job.stage.seed).choice(users, wanted, replace=False))
-
-    def validate() -> dict[str, float]:
-        with gathered(objective):
-            result = evaluate(
-                recommender,
-                dataset,
-                "validation",
-                seen=job.seen,
-                top_k=job.decoding.beams,
-                bootstrap=1,
-                users=users.tolist(),
-                label=f"{job.stage.name}: validating",
-                share=not is_sharded(objective),  # parted layers are gathered in every pass, so all take the same ones
-            )
-        return {METRIC: result.metrics["ndcg@10"], "validation_hit@10": result.metrics["hit@10"]}
-
-    return validate
+    return with_cost(summary, model, frozen=stage.lora is not None, bfloat16=bfloat16, softmax=stage.softmax)

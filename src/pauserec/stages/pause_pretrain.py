@@ -72,7 +72,7 @@ def pause_pretrain(
         save_rows(folder / ROW, model.table[model.vocabulary.pause : model.vocabulary.pause + 1])
 
     summary = fit(objective, batches, stage, out=out, save=save, log=log, bfloat16=bfloat16)
-    return with_cost(summary, model, rows_only=True, bfloat16=bfloat16)
+    return with_cost(summary, model, frozen=True, bfloat16=bfloat16)
 
 
 def first_pause_row(model: LanguageModel, stage: PausePretrainConfig) -> Tensor:

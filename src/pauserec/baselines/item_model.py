@@ -1,0 +1,40 @@
+"""What the sequential models share: one table of items for input and output, and places counted from the window's end."""
+
+import torch
+from torch import Tensor, nn
+
+from pauserec.config import SequentialSettings
+
+
+class ItemModel(nn.Module):
+    """Called with items, int64 [B, n], 0 is padding (at the start) and item i is i + 1; gives states [B, n, D].
+
+    An item's score is the product of a state and its output row.
+    """
+
+    def __init__(self, items: int, config: SequentialSettings, *, places: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(items + 1, config.width, padding_idx=0)
+        self.places = nn.Embedding(config.history_length, config.width) if places else None
+        self.dropout = nn.Dropout(config.dropout)
+        for table in filter(None, (self.table, self.places)):
+            nn.init.normal_(table.weight, std=0.02)
+        with torch.no_grad():
+            self.table.weight[0] = 0
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Input embeddings [B, n, D], with dropout."""
+        rows: Tensor = self.table(items)
+        if self.places is not None:
+            rows = rows + self.places.weight[self.places.num_embeddings - items.shape[1] :]
+        return self.dropout(rows)  # type: ignore[no-any-return]
+
+    def rows(self) -> Tensor:
+        """The output rows [items, D]."""
+        return self.table.weight[1:]
+
+
+def seen_from(items: Tensor) -> Tensor:
+    """Which places a place sees: itself and real items before it, bool [B, 1, n, n]."""
+    n = items.shape[1]
+    return torch.ones(n, n, dtype=torch.bool, device=items.device).tril() & (items > 0)[:, None, None, :]
