@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pauserec.baselines.popularity import Popularity
-from pauserec.baselines.sequential import SequentialRecommender
+from pauserec.baselines.trained import load_baseline
 from pauserec.config import EvaluatedModel
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
@@ -128,7 +128,7 @@ def load(run: str | Path, model: str | None = None, *, cache_bytes: int = 0) -> 
     drop_seen = recipe.evaluation.seen == "drop"
     classical = [settings.name for settings in recipe.baselines]
     if model in classical or (model is None and classical and not recipe.stages):
-        ranker = SequentialRecommender.load(folder.finished(model or classical[-1]).path)
+        ranker = load_baseline(folder.finished(model or classical[-1]).path)
         return TrainedRecommender(ranker, Popularity.fit(dataset), dataset, drop_seen=drop_seen)
     models = {entry.name: entry for entry in recipe.evaluation.models}
     if model is not None and model not in models:

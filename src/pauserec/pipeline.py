@@ -7,8 +7,9 @@ from typing import Any
 import orjson
 
 from pauserec import parallel
-from pauserec.baselines.sequential import SequentialRecommender, train_baseline
+from pauserec.baselines.trained import load_baseline, train_baseline
 from pauserec.config import (
+    Baseline,
     BaselineJob,
     CorpusJob,
     CptConfig,
@@ -63,14 +64,18 @@ def run(
     folder.on_step = on_step
 
     dataset = folder.step("dataset", prepare, recipe.data)
-    tested = _baselines(folder, dataset)
-    if recipe.baselines and not recipe.stages:
+    tested = _counted(folder, dataset)
+    for settings in recipe.over_items:
+        tested[settings.name] = _baseline(folder, settings, dataset)
+    if not recipe.makes_ids:
         return parallel.agree(lambda: _finish(folder, tested))
 
     beside = [folder.finished(recipe.embedder.baseline)] if recipe.embedder.baseline else []
     vectors = folder.step("vectors", embed_items, recipe.embedder, dataset, *beside)
     quantize = QUANTIZERS[recipe.quantizer.kind]
     ids = folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
+    for settings in recipe.over_ids:
+        tested[settings.name] = _baseline(folder, settings, dataset, ids)
 
     done = {"base": folder.step("base", grow_vocabulary, recipe.model, ids)} if recipe.stages else {}
     for stage in recipe.stages:  # each names what it starts from, and depends on that alone
@@ -88,19 +93,22 @@ def run(
     return parallel.agree(lambda: _finish(folder, tested))
 
 
-def _baselines(folder: Run, dataset: FinishedStep) -> dict[str, FinishedStep]:
-    """Test the counting baselines; train and test the others."""
+def _counted(folder: Run, dataset: FinishedStep) -> dict[str, FinishedStep]:
+    """Test the counting baselines."""
     recipe = folder.recipe
-    tested: dict[str, FinishedStep] = {}
-    for name in recipe.evaluation.baselines:
-        test = BaselineTest(name=name, ranking=ranking_of(recipe))
-        tested[name] = folder.step(f"test-{name}", check_baseline, test, dataset, collective=True)
-    for settings in recipe.baselines:
-        job = BaselineJob(settings=settings, seen=recipe.evaluation.seen)
-        trained = folder.step(settings.name, train_baseline, job, dataset, collective=True)
-        test = BaselineTest(name=settings.name, ranking=ranking_of(recipe))
-        tested[test.name] = folder.step(f"test-{test.name}", check_trained, test, trained, dataset, collective=True)
-    return tested
+    tests = [BaselineTest(name=name, ranking=ranking_of(recipe)) for name in recipe.evaluation.baselines]
+    return {
+        test.name: folder.step(f"test-{test.name}", check_baseline, test, dataset, collective=True) for test in tests
+    }
+
+
+def _baseline(folder: Run, settings: Baseline, dataset: FinishedStep, *ids: FinishedStep) -> FinishedStep:
+    """Train and test a baseline."""
+    recipe = folder.recipe
+    job = BaselineJob(settings=settings, seen=recipe.evaluation.seen)
+    trained = folder.step(settings.name, train_baseline, job, dataset, *ids, collective=True)
+    test = BaselineTest(name=settings.name, ranking=ranking_of(recipe))
+    return folder.step(f"test-{test.name}", check_trained, test, trained, dataset, collective=True)
 
 
 def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:
@@ -139,7 +147,7 @@ def reevaluate(out: Path, split: Split) -> dict[str, Result]:
     for name in recipe.evaluation.baselines:
         results[name] = one_split(name, BASELINES[name].fit(dataset), dataset, ranking_of(recipe), split)
     for settings in recipe.baselines:
-        ranker = SequentialRecommender.load(folder.finished(settings.name).path)
+        ranker = load_baseline(folder.finished(settings.name).path)
         results[settings.name] = one_split(settings.name, ranker, dataset, ranking_of(recipe), split)
     if recipe.evaluation.models:
         ids = SemanticIds.load(folder.finished("semantic_ids").path)

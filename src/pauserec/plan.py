@@ -14,7 +14,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from pauserec import assets
-from pauserec.config import BaselineJob, CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, Stage
+from pauserec.config import Baseline, BaselineJob, CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, Stage
 from pauserec.data.splits import load_dataset, prepare
 from pauserec.llm.model import best_device, use_bfloat16
 from pauserec.llm.prompts import Corpus, Format, Prompts
@@ -188,17 +188,19 @@ def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str,
     look("dataset", recipe.data)
     for name in recipe.evaluation.baselines:
         look(f"test-{name}", BaselineTest(name=name, ranking=ranking_of(recipe)), "dataset")
-    for settings in recipe.baselines:
-        look(settings.name, BaselineJob(settings=settings, seen=recipe.evaluation.seen), "dataset")
-        look(
-            f"test-{settings.name}",
-            BaselineTest(name=settings.name, ranking=ranking_of(recipe)),
-            settings.name,
-            "dataset",
-        )
-    if recipe.stages or not recipe.baselines:
+
+    def look_at(settings: Baseline, *ids: str) -> None:
+        look(settings.name, BaselineJob(settings=settings, seen=recipe.evaluation.seen), "dataset", *ids)
+        test = BaselineTest(name=settings.name, ranking=ranking_of(recipe))
+        look(f"test-{settings.name}", test, settings.name, "dataset")
+
+    for settings in recipe.over_items:
+        look_at(settings)
+    if recipe.makes_ids:
         look("vectors", recipe.embedder, "dataset", *filter(None, [recipe.embedder.baseline]))
         look("semantic_ids", recipe.quantizer, "vectors", "dataset")
+    for settings in recipe.over_ids:
+        look_at(settings, "semantic_ids")
     if recipe.stages:
         look("base", recipe.model, "semantic_ids")
     for stage in recipe.stages:

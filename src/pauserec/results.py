@@ -11,7 +11,7 @@ import polars as pl
 from pauserec import parallel
 from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.baselines.popularity import Popularity
-from pauserec.baselines.sequential import SequentialRecommender
+from pauserec.baselines.trained import load_baseline
 from pauserec.config import (
     DecodingConfig,
     EvaluatedModel,
@@ -148,7 +148,7 @@ def check_trained(
 ) -> dict[str, Any]:
     """Test a trained baseline on both held-out splits."""
     dataset = load_dataset(dataset_step.path)
-    recommender = SequentialRecommender.load(trained.path)
+    recommender = load_baseline(trained.path)
     results = both_splits(job.name, recommender, dataset, job.ranking)
     if parallel.is_main():
         _write(job.name, results, dataset, out, {})

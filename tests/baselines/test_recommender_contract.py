@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pauserec.baselines.cooccurrence import Cooccurrence
+from pauserec.baselines.generative import fit_tiger
 from pauserec.baselines.popularity import Popularity
 from pauserec.baselines.sequential import fit_sequential
 from pauserec.config import BaselineJob
 from pauserec.evaluation.evaluate import evaluate
 from pauserec.records import Dataset, Item, Offer
+from pauserec.semantic_ids.codes import SemanticIds
 
 ITEMS, USERS = 24, 60
 
@@ -57,13 +59,40 @@ def sequential(**settings: Any) -> Any:
         return fit_sequential(job, BOARD, out=Path(folder), log=lambda **_: None)[0]
 
 
+def tiger() -> Any:
+    settings = {
+        "kind": "tiger",
+        "name": "t",
+        "epochs": 40,
+        "patience": None,
+        "batch_tokens": 1024,
+        "width": 32,
+        "layers": 1,
+        "heads": 2,
+        "head_width": 16,
+        "feed": 64,
+        "beams": ITEMS,
+        "learning_rate": 3e-3,
+    }
+    codes = np.array([(item % 4, item // 4) for item in range(ITEMS)])
+    ids = SemanticIds(codes, (4, ITEMS // 4))
+    job = BaselineJob.model_validate({"settings": settings, "seen": "drop"})
+    with tempfile.TemporaryDirectory() as folder:
+        return fit_tiger(job, BOARD, ids, out=Path(folder), log=lambda **_: None)[0]
+
+
 BOARD = checkerboard()
 FITTED: dict[str, tuple[Callable[[], Any], bool]] = {
     "popularity": (lambda: Popularity.fit(BOARD), False),
     "co-occurrence": (lambda: Cooccurrence.fit(BOARD), True),
     "sasrec": (lambda: sequential(kind="sasrec"), True),
     "gru4rec": (lambda: sequential(kind="gru4rec", learning_rate=1e-2), True),
+    "bert4rec": (lambda: sequential(kind="bert4rec", epochs=120), True),
+    "hgn": (lambda: sequential(kind="hgn", learning_rate=1e-2), True),
     "hstu": (lambda: sequential(kind="hstu"), True),
+    "rearec, prl": (lambda: sequential(kind="rearec", temperature=0.5), True),
+    "rearec, erl": (lambda: sequential(kind="rearec", objective="erl", temperature=0.5), True),
+    "tiger": (tiger, True),
     "sasrec, sampled": (lambda: sequential(kind="sasrec", loss="sampled", negatives=8), True),
     "sasrec, bce": (lambda: sequential(kind="sasrec", loss="bce"), True),
 }
@@ -114,7 +143,7 @@ def test_an_offer_limits_each_history(models: dict[str, Any], name: str) -> None
 
 @every
 def test_one_history_at_a_time_gives_the_same_lists(models: dict[str, Any], name: str) -> None:
-    histories = [history.items for history in BOARD.split("test")]
+    histories = [history.items for history in BOARD.split("test")] + [np.array([5]), np.empty(0, dtype=np.int64)]
     together = models[name].top(histories, 10, drop_seen=True)
     alone = [models[name].top([history], 10, drop_seen=True) for history in histories]
     assert together.items.tolist() == [row.items[0].tolist() for row in alone]

@@ -18,7 +18,7 @@ class Gru4rec(ItemModel):
     """See ItemModel."""
 
     def __init__(self, items: int, config: Gru4recConfig) -> None:
-        super().__init__(items, config, places=False)
+        super().__init__(items, config)
         self.gru = nn.GRU(config.width, config.width, config.layers, batch_first=True)
         self.out = nn.Linear(config.width, config.width)
 
@@ -27,7 +27,8 @@ class Gru4rec(ItemModel):
         padding_B1 = (items == 0).sum(1, keepdim=True)
         place = torch.arange(items.shape[1], device=items.device)
         states_BnD, _ = self.gru(_rolled(self.embed(items), place + padding_B1))
-        return self.out(self.dropout(_rolled(states_BnD, place - padding_B1)))  # type: ignore[no-any-return]
+        states_BnD = _rolled(states_BnD, place - padding_B1) * (items > 0)[..., None]
+        return self.out(self.dropout(states_BnD))  # type: ignore[no-any-return]
 
 
 def _rolled(x_BnD: Tensor, place_Bn: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Hstu(ItemModel):
     """See ItemModel."""
 
     def __init__(self, items: int, config: HstuConfig) -> None:
-        super().__init__(items, config, places=True)
+        super().__init__(items, config, places=config.history_length)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 

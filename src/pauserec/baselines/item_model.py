@@ -1,21 +1,32 @@
-"""What the sequential models share: one table of items for input and output, and places counted from the window's end."""
+"""What the models over items share: one table for input and output, places counted from the window's end, the loss.
+
+Shapes: B histories, n items, D width, M targets.
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from pauserec.baselines.item_loss import ItemLoss
 from pauserec.config import SequentialSettings
+from pauserec.data.batches import IGNORE
+
+MakeLoss = Callable[[Tensor], ItemLoss]
+"""Targets [M] to their loss."""
 
 
 class ItemModel(nn.Module):
     """Called with items, int64 [B, n], 0 is padding (at the start) and item i is i + 1; gives states [B, n, D].
 
-    An item's score is the product of a state and its output row.
+    An item's score is the product of a state and its output row. extra: input rows beyond the items'.
     """
 
-    def __init__(self, items: int, config: SequentialSettings, *, places: bool) -> None:
+    def __init__(self, items: int, config: SequentialSettings, *, places: int = 0, extra: int = 0) -> None:
         super().__init__()
-        self.table = nn.Embedding(items + 1, config.width, padding_idx=0)
-        self.places = nn.Embedding(config.history_length, config.width) if places else None
+        self.items = items
+        self.table = nn.Embedding(items + 1 + extra, config.width, padding_idx=0)
+        self.places = nn.Embedding(places, config.width) if places else None
         self.dropout = nn.Dropout(config.dropout)
         for table in filter(None, (self.table, self.places)):
             nn.init.normal_(table.weight, std=0.02)
@@ -31,7 +42,16 @@ class ItemModel(nn.Module):
 
     def rows(self) -> Tensor:
         """The output rows [items, D]."""
-        return self.table.weight[1:]
+        return self.table.weight[1 : self.items + 1]
+
+    def loss(self, items: Tensor, labels: Tensor, make: MakeLoss) -> Tensor:
+        """Summed over targets. labels: int64 [B, n], the item number that follows each place, or IGNORE."""
+        wanted = labels != IGNORE
+        return make(labels[wanted])(self(items)[wanted])
+
+    def last(self, items: Tensor) -> Tensor:
+        """The states [B, D] that rank what follows."""
+        return self(items)[:, -1]  # type: ignore[no-any-return]
 
 
 def seen_from(items: Tensor) -> Tensor:

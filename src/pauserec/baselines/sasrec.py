@@ -14,29 +14,33 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from pauserec.baselines.item_model import ItemModel, seen_from
-from pauserec.config import SasrecConfig
+from pauserec.config import RearecConfig, SasrecConfig
 
 
 class Sasrec(ItemModel):
     """See ItemModel."""
 
-    def __init__(self, items: int, config: SasrecConfig) -> None:
-        super().__init__(items, config, places=True)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+    def __init__(self, items: int, config: SasrecConfig | RearecConfig) -> None:
+        super().__init__(items, config, places=config.history_length)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, items: Tensor) -> Tensor:
         """See ItemModel."""
-        x_BnD = self.embed(items)
-        # a padded query sees itself, so that its softmax is none of nothing
-        mask_B1nn = seen_from(items) | torch.eye(items.shape[1], dtype=torch.bool, device=items.device)
+        x_BnD, mask_B1nn = self.embed(items), self.mask(items)
         for block in self.blocks:
             x_BnD = block(x_BnD, mask_B1nn)
         return self.norm(x_BnD)  # type: ignore[no-any-return]
 
+    def mask(self, items: Tensor) -> Tensor:
+        """What a place sees, bool [B, 1, n, n]. A padded one sees itself, so that its softmax is none of nothing."""
+        return seen_from(items) | torch.eye(items.shape[1], dtype=torch.bool, device=items.device)
 
-class _Block(nn.Module):
-    def __init__(self, config: SasrecConfig) -> None:
+
+class Block(nn.Module):
+    """Attention, then the feed-forward layers."""
+
+    def __init__(self, config: SasrecConfig | RearecConfig) -> None:
         super().__init__()
         width = config.width
         self.heads = config.heads
@@ -47,10 +51,18 @@ class _Block(nn.Module):
         self.rate = config.dropout
 
     def forward(self, x_BnD: Tensor, mask: Tensor) -> Tensor:
+        """mask: bool [B, 1, n, n], what each place sees."""
         q_BnD = self.before(x_BnD)
         rate = self.rate if self.training else 0.0
-        parts = (self.query(q_BnD), self.key(x_BnD), self.value(x_BnD))
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        q, k, v = (self.by_head(part) for part in (self.query(q_BnD), self.key(x_BnD), self.value(x_BnD)))
         seen = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
-        x_BnD = self.between(q_BnD + self.out(seen.transpose(1, 2).flatten(2)))
+        return self.after(q_BnD, seen)
+
+    def by_head(self, x_BnD: Tensor) -> Tensor:
+        """[B, n, D] -> [B, H, n, D / H]."""
+        return x_BnD.view(*x_BnD.shape[:2], self.heads, -1).transpose(1, 2)
+
+    def after(self, q_BnD: Tensor, seen_BHnd: Tensor) -> Tensor:
+        """What follows attention, of the normed input and what was seen."""
+        x_BnD = self.between(q_BnD + self.out(seen_BHnd.transpose(1, 2).flatten(2)))
         return x_BnD + self.feed(x_BnD)  # type: ignore[no-any-return]

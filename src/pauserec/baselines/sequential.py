@@ -1,4 +1,4 @@
-"""What the trained sequential baselines share: batches, the loss, validation, the Recommender, saving and loading.
+"""What the models over items share in training: batches, validation, the Recommender, saving and loading.
 
 A model gives a state for each place of a history and an output row for each item; an item's score is their product.
 """
@@ -8,65 +8,77 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import orjson
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, logsigmoid
 
+from pauserec.baselines.bert4rec import Bert4rec
+from pauserec.baselines.files import read_settings, read_weights, write_model
 from pauserec.baselines.gru4rec import Gru4rec
+from pauserec.baselines.hgn import Hgn
 from pauserec.baselines.hstu import Hstu
+from pauserec.baselines.item_loss import ItemLoss
 from pauserec.baselines.item_model import ItemModel
-from pauserec.baselines.popularity import WEIGHTS, fitting_sequences
+from pauserec.baselines.popularity import fitting_sequences
+from pauserec.baselines.rearec import Rearec
 from pauserec.baselines.sasrec import Sasrec
-from pauserec.config import BaselineJob, SequentialSettings
+from pauserec.config import BaselineJob, SequentialSettings, TigerConfig
 from pauserec.data.batches import IGNORE
-from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
 from pauserec.evaluation.metrics import CUTOFFS
 from pauserec.evaluation.ranking import best_items, withhold
 from pauserec.evaluation.validation import validator
 from pauserec.fit import fit
 from pauserec.llm.model import best_device
-from pauserec.losses import Head, full_softmax_loss
 from pauserec.records import Dataset, IntArray, Offer, Ranking
-from pauserec.run import FinishedStep, write_atomically
 from pauserec.semantic_ids.embed import VECTORS
 
-MODELS: dict[str, Callable[..., ItemModel]] = {"sasrec": Sasrec, "gru4rec": Gru4rec, "hstu": Hstu}
-SETTINGS = "settings.json"
+MODELS: dict[str, Callable[..., ItemModel]] = {
+    "sasrec": Sasrec,
+    "gru4rec": Gru4rec,
+    "bert4rec": Bert4rec,
+    "hgn": Hgn,
+    "hstu": Hstu,
+    "rearec": Rearec,
+}
 CHUNK = 256
 """Histories ranked at once."""
 
 
-class SequenceBatches:
-    """All batches of a run: histories of similar length, at most `batch_tokens` places each, in an order drawn per epoch."""
+class Planned:
+    """All batches of a run: samples of similar length, at most `batch_tokens` places each, in an order drawn per epoch.
 
-    def __init__(self, sequences: Sequence[IntArray], settings: SequentialSettings) -> None:
-        kept = [sequence[-settings.history_length - 1 :] for sequence in sequences if len(sequence) > 1]
-        if not kept:
+    lengths: places of each sample, int64 [samples].
+    """
+
+    def __init__(self, lengths: IntArray, settings: SequentialSettings | TigerConfig) -> None:
+        if not len(lengths):
             raise RecipeError(f"{settings.name}: no history has two training events, so there is nothing to learn from")
-        self._sequences = kept
-        lengths = np.array([len(sequence) - 1 for sequence in kept])
-        self._plan: list[IntArray] = []
+        self.plan: list[IntArray] = []
         self.epoch_ends: list[int] = []
         for epoch in range(int(np.ceil(settings.epochs))):
             rng = np.random.default_rng([settings.seed, epoch])
-            order = rng.permutation(len(kept))
+            order = rng.permutation(len(lengths))
             batches = _similar(order[np.argsort(lengths[order], kind="stable")], lengths, settings.batch_tokens)
             rng.shuffle(batches)
             share = min(1.0, settings.epochs - epoch)
-            self._plan += batches[: max(1, round(share * len(batches)))]
-            self.epoch_ends.append(len(self._plan))
-        self.tokens = int(sum(lengths[members].sum() for members in self._plan))
+            self.plan += batches[: max(1, round(share * len(batches)))]
+            self.epoch_ends.append(len(self.plan))
+        self.tokens = int(sum(lengths[members].sum() for members in self.plan))
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return len(self.plan)
+
+
+class SequenceBatches(Planned):
+    """A sample is a user's history, whose items but the first are targets."""
+
+    def __init__(self, sequences: Sequence[IntArray], settings: SequentialSettings) -> None:
+        self._sequences = [sequence[-settings.history_length - 1 :] for sequence in sequences if len(sequence) > 1]
+        super().__init__(np.array([len(sequence) - 1 for sequence in self._sequences]), settings)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        chosen = [self._sequences[member] for member in self._plan[number]]
+        chosen = [self._sequences[member] for member in self.plan[number]]
         return {
             "items": padded([sequence[:-1] + 1 for sequence in chosen], 0),
             "labels": padded([sequence[1:] for sequence in chosen], IGNORE),
@@ -102,20 +114,8 @@ class SequenceObjective(nn.Module):
 
     def forward(self, items: Tensor, labels: Tensor) -> Tensor:
         """items, labels: int64 [B, n]; a label is the item number that follows, or IGNORE. Gives a scalar."""
-        states, table = self.model(items), self.model.rows()
-        wanted = labels != IGNORE
-        hidden_MD, targets_M = states[wanted], labels[wanted]
-        if self.settings.loss == "full":
-            return full_softmax_loss(hidden_MD, targets_M, Head(table))
-        count = self.settings.negatives if self.settings.loss == "sampled" else len(targets_M)
-        drawn = torch.randint(len(table), (count,), device=table.device)
-        right_M = (hidden_MD * table[targets_M]).sum(-1)
-        if self.settings.loss == "bce":  # one drawn item per target; where it is the target itself it does not count
-            wrong_M = (hidden_MD * table[drawn]).sum(-1)
-            return -(logsigmoid(right_M) + logsigmoid(-wrong_M) * (drawn != targets_M)).sum()
-        wrong_MK = (hidden_MD @ table[drawn].T).masked_fill(drawn == targets_M[:, None], -torch.inf)
-        scores = torch.cat([right_M[:, None], wrong_MK], dim=1)
-        return cross_entropy(scores, torch.zeros_like(targets_M), reduction="sum")
+        table = self.model.rows()
+        return self.model.loss(items, labels, lambda targets: ItemLoss(self.settings, table, targets))
 
 
 class SequentialRecommender:
@@ -140,39 +140,24 @@ class SequentialRecommender:
     def _scores(self, histories: Sequence[IntArray]) -> np.ndarray:
         table = self.model.rows()
         items = padded([history[-self.settings.history_length :] + 1 for history in histories], 0)
-        states = self.model(torch.from_numpy(items).to(table.device))[:, -1]
-        return (states @ table.T).float().cpu().numpy()  # type: ignore[no-any-return]
+        states = self.model.last(torch.from_numpy(items).to(table.device))
+        return (states @ table.T).float().cpu().numpy()
 
     def save(self, folder: Path) -> None:
         """Write weights, settings and item vectors (for semantic IDs) into `folder`, which must exist."""
         rows = self.model.rows()
         save_file({"vectors": rows.detach().float().cpu().contiguous()}, folder / VECTORS)
-        content = {"items": len(rows), "settings": self.settings.model_dump(mode="json")}
-        save_file({name: w.contiguous() for name, w in self.model.state_dict().items()}, folder / WEIGHTS)
-        write_atomically(folder / SETTINGS, orjson.dumps(content, option=orjson.OPT_INDENT_2))
+        write_model(folder, self.model, self.settings, items=len(rows))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. Raises RunError."""
-        try:
-            content = orjson.loads((folder / SETTINGS).read_bytes())
-            settings = BaselineJob.model_validate({"settings": content["settings"], "seen": "keep"}).settings
-            model = MODELS[settings.kind](content["items"], settings)
-            model.load_state_dict(load_file(folder / WEIGHTS))
-        except FileNotFoundError as error:
-            raise RunError(f"{error.filename or folder} is missing: train the baseline again") from None
-        except (orjson.JSONDecodeError, SafetensorError, KeyError, TypeError, ValidationError, RuntimeError):
-            raise RunError(f"{folder} is damaged: train the baseline again") from None
+        settings, about = read_settings(folder)
+        if isinstance(settings, TigerConfig) or "items" not in about:
+            raise RunError(f"{folder} is damaged: train the baseline again")
+        model = MODELS[settings.kind](about["items"], settings)
+        read_weights(folder, model)
         return cls(model.to(best_device()), settings)
-
-
-def train_baseline(
-    job: BaselineJob, dataset_step: FinishedStep, *, out: Path, log: Callable[..., None]
-) -> dict[str, Any]:
-    """The step of a trained baseline: leaves its weights and settings in `out`."""
-    dataset = load_dataset(dataset_step.path)
-    _, summary = fit_sequential(job, dataset, out=out, log=log)
-    return summary
 
 
 def fit_sequential(
@@ -180,6 +165,7 @@ def fit_sequential(
 ) -> tuple[SequentialRecommender, dict[str, Any]]:
     """Train on the events that `final_fit` admits; keep the best model by validation NDCG@10, saved in `out`."""
     settings = job.settings
+    assert isinstance(settings, SequentialSettings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = MODELS[settings.kind](len(dataset.items), settings)

@@ -1,6 +1,18 @@
 """Every setting of a recipe. Imports no torch."""
 
-from pauserec.config.baselines import BaselineJob, Gru4recConfig, HstuConfig, SasrecConfig, SequentialSettings
+from pauserec.config.baselines import (
+    Baseline,
+    BaselineJob,
+    BaselineSettings,
+    Bert4recConfig,
+    Gru4recConfig,
+    HgnConfig,
+    HstuConfig,
+    RearecConfig,
+    SasrecConfig,
+    SequentialSettings,
+    TigerConfig,
+)
 from pauserec.config.recipe import RECIPES, Recipe, shipped_recipes
 from pauserec.config.settings import (
     Columns,
@@ -30,7 +42,10 @@ from pauserec.config.stages import (
 
 __all__ = [
     "RECIPES",
+    "Baseline",
     "BaselineJob",
+    "BaselineSettings",
+    "Bert4recConfig",
     "Columns",
     "CorpusJob",
     "CptConfig",
@@ -40,6 +55,7 @@ __all__ = [
     "EvaluatedModel",
     "EvaluationConfig",
     "Gru4recConfig",
+    "HgnConfig",
     "HstuConfig",
     "ImplicitSftConfig",
     "ItemColumns",
@@ -49,12 +65,14 @@ __all__ = [
     "PausePretrainConfig",
     "PromptConfig",
     "QuantizerConfig",
+    "RearecConfig",
     "Recipe",
     "SasrecConfig",
     "SequentialSettings",
     "Settings",
     "SftConfig",
     "Stage",
+    "TigerConfig",
     "TrainingSettings",
     "ValidatedSettings",
     "shipped_recipes",

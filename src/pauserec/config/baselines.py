@@ -8,8 +8,8 @@ from pauserec.config.settings import Settings
 from pauserec.config.stages import ValidatedSettings
 
 
-class SequentialSettings(ValidatedSettings):
-    """What every trained baseline can set. `batch_tokens` counts items, padding included."""
+class BaselineSettings(ValidatedSettings):
+    """What every trained baseline can set. `batch_tokens` counts items (for TIGER codes), padding included."""
 
     epochs: float = Field(default=100, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -18,6 +18,13 @@ class SequentialSettings(ValidatedSettings):
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "constant_with_warmup"
     save_every: int = Field(default=1000, ge=1)
     tracking: tuple[str, ...] = ()
+    validation_users: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=10, ge=1)
+
+
+class SequentialSettings(BaselineSettings):
+    """What every model over items can set."""
+
     history_length: int = Field(default=50, ge=1)
     """Most recent items of a history that the model sees."""
     width: int = Field(default=64, ge=2)
@@ -27,8 +34,6 @@ class SequentialSettings(ValidatedSettings):
     """Softmax over all items, softmax over the target and sampled items, or binary cross-entropy with one sampled item."""
     negatives: int = Field(default=256, ge=1)
     """With loss = "sampled": items drawn per batch, shared by its targets."""
-    validation_users: int | None = Field(default=None, ge=1)
-    patience: int | None = Field(default=10, ge=1)
 
 
 class _AttentionSettings(SequentialSettings):
@@ -61,7 +66,68 @@ class HstuConfig(_AttentionSettings):
     kind: Literal["hstu"]
 
 
-Baseline = Annotated[SasrecConfig | Gru4recConfig | HstuConfig, Field(discriminator="kind")]
+class Bert4recConfig(_AttentionSettings):
+    """BERT4Rec (Sun et al. 2019)."""
+
+    kind: Literal["bert4rec"]
+    mask_share: float = Field(default=0.2, gt=0, lt=1)
+    """Chance of an item to be hidden in training."""
+
+
+class HgnConfig(SequentialSettings):
+    """HGN (Ma et al. 2019)."""
+
+    kind: Literal["hgn"]
+    window: int = Field(default=5, ge=1)
+    """Latest items that the gates see."""
+
+
+class RearecConfig(_AttentionSettings):
+    """ReaRec (Tang et al. 2025)."""
+
+    kind: Literal["rearec"]
+    objective: Literal["erl", "prl"] = "prl"
+    """Ensemble or progressive reasoning learning."""
+    steps: int = Field(default=2, ge=1)
+    """Latent steps."""
+    temperature: float = Field(default=0.07, gt=0)
+    apart: float = Field(default=0.05, ge=0)
+    """erl: weight of the divergence between the steps' softmaxes."""
+    cooling: float = Field(default=5.0, ge=1)
+    """prl: factor of the temperature from a step to the one before it."""
+    contrast: float = Field(default=1.0, ge=0)
+    """prl: weight of the contrast between clean and noised steps."""
+    noise: float = Field(default=0.01, ge=0)
+    """prl: deviation of the noise."""
+
+    @model_validator(mode="after")
+    def _a_softmax(self) -> Self:
+        if self.loss == "bce":
+            raise ValueError(f"{self.name}: ReaRec's objectives need a softmax: set loss to full or sampled")
+        return self
+
+
+class TigerConfig(BaselineSettings):
+    """TIGER (Rajput et al. 2023)."""
+
+    kind: Literal["tiger"]
+    history_length: int = Field(default=20, ge=1)
+    """Most recent items of a history that the model sees."""
+    width: int = Field(default=128, ge=2)
+    layers: int = Field(default=4, ge=1)
+    """Of the encoder, and of the decoder."""
+    heads: int = Field(default=6, ge=1)
+    head_width: int = Field(default=64, ge=1)
+    feed: int = Field(default=1024, ge=1)
+    """Width of the feed-forward layers."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    beams: int = Field(default=20, ge=1)
+
+
+Baseline = Annotated[
+    SasrecConfig | Gru4recConfig | Bert4recConfig | HgnConfig | HstuConfig | RearecConfig | TigerConfig,
+    Field(discriminator="kind"),
+]
 
 
 class BaselineJob(Settings):

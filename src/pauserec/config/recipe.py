@@ -7,7 +7,7 @@ from typing import Any, Self
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
-from pauserec.config.baselines import Baseline
+from pauserec.config.baselines import Baseline, TigerConfig
 from pauserec.config.settings import (
     DataConfig,
     DecodingConfig,
@@ -60,13 +60,30 @@ class Recipe(Settings):
                 raise ValueError(
                     f"evaluation.models {model.name!r} names stage {model.stage!r}; known: {sorted(known)}"
                 )
-        if self.embedder.baseline not in {None, *(baseline.name for baseline in self.baselines)}:
-            raise ValueError(f"embedder.baseline {self.embedder.baseline!r} is no entry of [[baselines]]: add it there")
+        if self.embedder.baseline not in {None, *(baseline.name for baseline in self.over_items)}:
+            raise ValueError(
+                f"embedder.baseline {self.embedder.baseline!r} is no entry of [[baselines]] over items: add it there"
+            )
         if self.decoding.beams < self.evaluation.top_k:
             raise ValueError(
                 f"decoding.beams ({self.decoding.beams}) must be at least evaluation.top_k ({self.evaluation.top_k})"
             )
         return self
+
+    @property
+    def over_items(self) -> tuple[Baseline, ...]:
+        """Baselines that know items by number."""
+        return tuple(baseline for baseline in self.baselines if not isinstance(baseline, TigerConfig))
+
+    @property
+    def over_ids(self) -> tuple[TigerConfig, ...]:
+        """Baselines that know items by their semantic IDs."""
+        return tuple(baseline for baseline in self.baselines if isinstance(baseline, TigerConfig))
+
+    @property
+    def makes_ids(self) -> bool:
+        """Whether anything needs semantic IDs; a recipe that trains nothing is there to make them."""
+        return bool(self.stages or self.over_ids or not self.baselines)
 
     @classmethod
     def load(cls, recipe: str | Path, overrides: tuple[str, ...] = ()) -> Self:

@@ -1,0 +1,119 @@
+"""Training TIGER, and TIGER as a Recommender."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pauserec.baselines.files import read_settings, read_weights, write_model
+from pauserec.baselines.popularity import fitting_sequences
+from pauserec.baselines.sequential import Planned, padded
+from pauserec.baselines.tiger import Tiger, TigerScorer
+from pauserec.config import BaselineJob, TigerConfig
+from pauserec.decoding.beam import beam_search
+from pauserec.decoding.catalogue import Catalogue
+from pauserec.errors import RunError
+from pauserec.evaluation.metrics import CUTOFFS
+from pauserec.evaluation.validation import validator
+from pauserec.fit import fit
+from pauserec.llm.model import best_device
+from pauserec.records import Dataset, IntArray, Offer, Ranking
+from pauserec.semantic_ids.codes import SemanticIds
+
+CHUNK = 64
+"""Histories ranked at once."""
+
+
+class IdBatches(Planned):
+    """All batches of a run: every event but a user's first is a target, with the items before it."""
+
+    def __init__(self, sequences: Sequence[IntArray], ids: SemanticIds, settings: TigerConfig) -> None:
+        self._sequences, self._rows, self._codes = sequences, code_rows(ids), ids.codes
+        events = [(user, place) for user, sequence in enumerate(sequences) for place in range(1, len(sequence))]
+        self._user, self._place = np.array(events, dtype=np.int64).reshape(-1, 2).T
+        self._longest = settings.history_length
+        super().__init__(np.minimum(self._place, self._longest) * ids.depth, settings)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        chosen = self.plan[number]
+        places = zip(self._user[chosen], self._place[chosen], strict=True)
+        samples = [self._sequences[user][max(0, place - self._longest) : place + 1] for user, place in places]
+        return {
+            "histories": self._rows[padded([sample[:-1] + 1 for sample in samples], 0)],
+            "labels": self._codes[[sample[-1] for sample in samples]],
+            "count": len(samples),
+        }
+
+
+def code_rows(ids: SemanticIds) -> IntArray:
+    """The encoder's rows of each item's codes [items + 1, L]; item i is row i + 1, padding is row 0."""
+    offsets = 1 + np.cumsum((0, *ids.sizes[:-1]))
+    return np.concatenate([np.zeros((1, ids.depth), dtype=np.int64), ids.codes + offsets])
+
+
+class TigerRecommender:
+    """Ranks by constrained beam search over the semantic IDs."""
+
+    def __init__(self, model: Tiger, ids: SemanticIds, settings: TigerConfig) -> None:
+        self.model, self.ids, self.settings = model, ids, settings
+        self.device = model.table.weight.device
+        self.catalogue = Catalogue.build(ids.codes, ids.sizes).to(self.device)
+        self._rows = code_rows(ids)
+
+    @torch.inference_mode()
+    def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool, offer: Offer | None = None) -> Ranking:
+        """See Recommender.top. k beyond `beams` widens the beam."""
+        self.model.eval()
+        items = np.full((len(histories), k), -1, dtype=np.int64)
+        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        limits = (offer or Offer()).without(histories) if drop_seen else offer
+        order = np.argsort([min(len(history), self.settings.history_length) for history in histories], kind="stable")
+        for begin in range(0, len(histories), CHUNK):
+            rows = order[begin : begin + CHUNK].tolist()
+            here = limits.rows(rows) if limits else Offer()
+            limited = here.allow is not None or here.deny is not None
+            only = self.catalogue.filter(deny=here.deny, allow=here.allow) if limited else None
+            memory = self.model.encode(self._read([histories[row] for row in rows]))
+            scorer = TigerScorer(self.model, memory)
+            found = beam_search(scorer, self.catalogue, max(k, self.settings.beams), normalise="codebook", only=only)
+            items[rows], scores[rows] = found.items[:, :k].cpu().numpy(), found.scores[:, :k].cpu().numpy()
+        return Ranking(items, scores)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, settings and IDs into `folder`, which must exist."""
+        codes, sizes = self.ids.codes.tolist(), list(self.ids.sizes)
+        write_model(folder, self.model, self.settings, codes=codes, sizes=sizes)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote. Raises RunError."""
+        settings, about = read_settings(folder)
+        if not isinstance(settings, TigerConfig) or not {"codes", "sizes"} <= about.keys():
+            raise RunError(f"{folder} is damaged: train the baseline again")
+        ids = SemanticIds(np.array(about["codes"]), tuple(about["sizes"]))
+        model = Tiger(ids.sizes, settings)
+        read_weights(folder, model)
+        return cls(model.to(best_device()), ids, settings)
+
+    def _read(self, histories: Sequence[IntArray]) -> Tensor:
+        items = padded([history[-self.settings.history_length :] + 1 for history in histories], 0)
+        return torch.from_numpy(self._rows[items]).to(self.device)
+
+
+def fit_tiger(
+    job: BaselineJob, dataset: Dataset, ids: SemanticIds, *, out: Path, log: Callable[..., None]
+) -> tuple[TigerRecommender, dict[str, Any]]:
+    """Train on the events that `final_fit` admits; keep the best model by validation NDCG@10, saved in `out`."""
+    settings = job.settings
+    assert isinstance(settings, TigerConfig)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = Tiger(ids.sizes, settings)
+    recommender = TigerRecommender(model.to(best_device()), ids, settings)
+    validate = validator(recommender, dataset, settings, seen=job.seen, top_k=max(CUTOFFS))
+    batches = IdBatches(fitting_sequences(dataset, settings.final_fit), ids, settings)
+    summary = fit(model, batches, settings, out=out, save=recommender.save, log=log, validate=validate)
+    return recommender, summary

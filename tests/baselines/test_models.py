@@ -1,0 +1,186 @@
+"""What each trained baseline computes, against a plain reading of its paper."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pauserec.baselines.bert4rec import Bert4rec
+from pauserec.baselines.generative import IdBatches, TigerRecommender, code_rows
+from pauserec.baselines.hgn import Hgn
+from pauserec.baselines.item_loss import ItemLoss
+from pauserec.baselines.rearec import Rearec
+from pauserec.baselines.tiger import Tiger
+from pauserec.config import BaselineJob, Recipe, TigerConfig
+from pauserec.data.batches import IGNORE
+from pauserec.errors import RecipeError
+from pauserec.semantic_ids.codes import SemanticIds
+
+ITEMS = 20
+
+
+def config(kind: str, **settings: Any) -> Any:
+    content = {"kind": kind, "name": kind, "dropout": 0.0, "width": 8} | settings
+    return BaselineJob.model_validate({"settings": content, "seen": "drop"}).settings
+
+
+def loud(model: torch.nn.Module) -> Any:
+    """Weights large enough for every part to matter."""
+    torch.manual_seed(0)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.4)
+    for table in model.modules():
+        if isinstance(table, torch.nn.Embedding) and table.padding_idx is not None:
+            torch.nn.init.zeros_(table.weight[table.padding_idx])
+    return model.eval()
+
+
+def histories(batch: int = 3, n: int = 6) -> Tensor:
+    items = torch.randint(1, ITEMS + 1, (batch, n), generator=torch.Generator().manual_seed(1))
+    items[0, :3] = 0
+    return items
+
+
+def recording(seen: list[Tensor], settings: Any, table: Tensor) -> Any:
+    def make(targets: Tensor) -> ItemLoss:
+        seen.append(targets)
+        return ItemLoss(settings, table, targets)
+
+    return make
+
+
+def test_a_latent_step_is_one_more_input_of_the_same_transformer() -> None:
+    settings = config("rearec", steps=3, heads=2, layers=2)
+    model = loud(Rearec(ITEMS, settings))
+    items = histories()
+    with torch.no_grad():
+        together = model.think(items)
+        for row in range(3):
+            for place in range(3, 6):
+                inputs = model.embed(items[row : row + 1])[:, : place + 1]
+                mask = model.mask(items[row : row + 1])[:, :, : place + 1, : place + 1]
+                for step in range(settings.steps + 1):
+                    x, now = inputs, mask
+                    for block in model.blocks:
+                        x = block(x, now)
+                    state = model.norm(x[:, -1])
+                    assert together[step][row, place] == pytest.approx(state[0], abs=1e-4)
+                    if step == settings.steps:
+                        continue
+                    inputs = torch.cat([inputs, (state + model.steps.weight[step])[:, None]], dim=1)
+                    n = inputs.shape[1]
+                    mask = torch.zeros(1, 1, n, n, dtype=torch.bool)
+                    mask[..., : place + 1, : place + 1] = model.mask(items[row : row + 1])[
+                        ..., : place + 1, : place + 1
+                    ]
+                    for extra in range(place + 1, n):
+                        mask[0, 0, extra, : extra + 1] = True
+                        mask[0, 0, extra, : place + 1] &= items[row, : place + 1] > 0
+
+
+@pytest.mark.parametrize("objective", ["erl", "prl"])
+@pytest.mark.parametrize("loss", ["full", "sampled"])
+def test_rearec_trains_its_steps(objective: str, loss: str) -> None:
+    settings = config("rearec", objective=objective, loss=loss, negatives=5)
+    model = loud(Rearec(ITEMS, settings)).train()
+    items = histories()
+    labels = torch.where(items > 0, items - 1, IGNORE)
+    total = model.loss(items, labels, lambda targets: ItemLoss(settings, model.rows(), targets))
+    total.backward()
+    assert total.isfinite()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())  # type: ignore[union-attr]
+    assert (model.steps.weight.grad.abs().sum(1) > 0).all()
+
+
+def test_rearec_needs_a_softmax() -> None:
+    baseline = {"name": "r", "kind": "rearec", "loss": "bce"}
+    with pytest.raises(RecipeError, match="ReaRec's objectives need a softmax"):
+        Recipe.parse({"name": "x", "baselines": [baseline]})
+
+
+def test_bert4rec_never_sees_what_it_fills_in_and_sees_both_ways() -> None:
+    settings = config("bert4rec", heads=2)
+    model = loud(Bert4rec(ITEMS, settings))
+    items = histories()
+    masked = items.clone()
+    masked[:, 4] = model.mask
+    other = masked.clone()
+    other[:, 5] = other[:, 5] % ITEMS + 1
+    with torch.no_grad():
+        assert not torch.allclose(model(masked)[:, 4], model(other)[:, 4], atol=1e-3)
+    targets: list[Tensor] = []
+    labels = torch.where(items > 0, items - 1, IGNORE)
+    labels[1] = IGNORE  # of several processes one may be handed rows without targets
+    model.train().loss(items, labels, recording(targets, settings, model.rows()))
+    whole = set((items[[0, 2]] - 1).flatten().tolist()) | set(labels[[0, 2], -1].tolist())
+    assert len(targets[0]) > 0
+    assert set(targets[0].tolist()) <= whole
+
+
+def test_bert4rec_hides_the_share_it_was_told_and_never_nothing() -> None:
+    settings = config("bert4rec", mask_share=0.3)
+    model = loud(Bert4rec(ITEMS, settings))
+    items = torch.randint(1, ITEMS + 1, (400, 9))
+    counts: list[Tensor] = []
+    model.loss(items, items - 1, recording(counts, settings, model.rows()))
+    expected = 0.3 * 10 + 0.7**10
+    assert len(counts[0]) / 400 == pytest.approx(expected, rel=0.1)
+    rare = loud(Bert4rec(ITEMS, config("bert4rec", mask_share=1e-6)))
+    rare.loss(items, items - 1, recording(counts, settings, rare.rows()))
+    assert counts[1].tolist() == (items[:, -1] - 1).tolist()
+
+
+def test_hgn_is_its_equations() -> None:
+    model = loud(Hgn(ITEMS, config("hgn", window=3)))
+    items = histories()
+    with torch.no_grad():
+        states = model(items)
+        for row, place in ((0, 3), (0, 5), (1, 1), (2, 5)):
+            history = [int(item) for item in items[row, : place + 1] if item]
+            user = torch.stack([model.tastes.weight[item] for item in history]).mean(0)
+            window = [model.table.weight[item] for item in history[-3:]]
+            gate_of_user = model.item_gate_of_user(user)[-len(window) :]
+            chosen = [w * torch.sigmoid(model.feature_gate(w) + model.feature_gate_of_user(user)) for w in window]
+            gates = [torch.sigmoid(model.item_gate(c)[0] + bias) for c, bias in zip(chosen, gate_of_user, strict=True)]
+            pooled = torch.stack([c * gate for c, gate in zip(chosen, gates, strict=True)]).sum(0) / sum(gates)
+            assert states[row, place] == pytest.approx(user + pooled + torch.stack(window).sum(0), abs=1e-4)
+
+
+def small_ids() -> SemanticIds:
+    return SemanticIds(np.array([(item % 3, item // 3 % 3, item // 9) for item in range(ITEMS)]), (3, 3, 3))
+
+
+def test_tiger_ranks_by_the_probability_it_trains() -> None:
+    ids = small_ids()
+    model = loud(Tiger(ids.sizes, config("tiger", layers=2, heads=2, head_width=4, feed=16, beams=ITEMS)))
+    recommender = TigerRecommender(model, ids, config("tiger", beams=ITEMS))
+    wanted = [np.array([3, 1, 4]), np.array([7]), np.empty(0, dtype=np.int64)]
+    found = recommender.top(wanted, ITEMS, drop_seen=False)
+    for row, history in enumerate(wanted):
+        rows = torch.from_numpy(code_rows(ids)[history + 1 if len(history) else np.zeros(1, dtype=np.int64)])[None]
+        with torch.no_grad():
+            losses = np.array([float(model(rows, torch.from_numpy(ids.codes[[item]]))) for item in range(ITEMS)])
+        assert found.items[row].tolist() == np.argsort(losses, kind="stable").tolist()
+        assert -found.scores[row] == pytest.approx(np.sort(losses), rel=1e-4)
+
+
+def test_every_event_but_the_first_is_a_tiger_sample() -> None:
+    ids = small_ids()
+    settings = config("tiger", epochs=1, batch_tokens=64, history_length=4)
+    assert isinstance(settings, TigerConfig)
+    sequences = [np.array([0, 1, 2, 3, 4, 5, 6]), np.array([7]), np.array([8, 9])]
+    batches = IdBatches(sequences, ids, settings)
+    item_of = {tuple(codes): item for item, codes in enumerate(ids.codes.tolist())}
+    rows = {tuple(row): item for item, row in enumerate(code_rows(ids)[1:].tolist())}
+    samples = set()
+    for number in range(len(batches)):
+        batch = batches[number]
+        assert batch["histories"].shape[0] == batch["count"]
+        assert batch["histories"][..., 0].size * 3 <= 64
+        for history, label in zip(batch["histories"].tolist(), batch["labels"].tolist(), strict=True):
+            read = tuple(rows[tuple(codes)] for codes in history if codes[0])
+            samples.add((read, item_of[tuple(label)]))
+    expected = {(tuple(range(max(0, n - 4), n)), n) for n in range(1, 7)} | {((8,), 9)}
+    assert samples == expected
