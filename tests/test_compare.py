@@ -1,5 +1,6 @@
 """`pauserec compare`: one table of several runs, under one protocol only."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,18 @@ import pytest
 
 from pauserec.compare import compare
 from pauserec.config import Recipe
+from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
 from pauserec.pipeline import run
+from pauserec.published import published
+from pauserec.results import counted_test
 from pauserec.tables import rendered
 
 
-def recipe(data: Path, seen: str = "drop", **settings: Any) -> Recipe:
+def recipe(data: Path, seen: str = "drop", refit: bool = False, **settings: Any) -> Recipe:
     sasrec = {"name": "sasrec", "kind": "sasrec", "epochs": 3, "width": 16, "batch_tokens": 256} | settings
-    content = {"name": "r", "data": {"source": str(data)}, "baselines": [sasrec], "evaluation": {"seen": seen}}
+    evaluation = {"seen": seen, "final_fit": "train+validation" if refit else "train"}
+    content = {"name": "r", "data": {"source": str(data)}, "baselines": [sasrec], "evaluation": evaluation}
     return Recipe.parse(content)
 
 
@@ -30,6 +35,7 @@ def runs(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "two": recipe(small_data, seed=1),
         "wide": recipe(small_data, width=32, epochs=40),
         "keep": recipe(small_data, seen="keep"),
+        "refit": recipe(small_data, refit=True, final_fit="train+validation"),
     }
     for name, settings in made.items():
         run(settings, folder / name)
@@ -65,6 +71,52 @@ def test_what_differs_in_more_than_seeds_is_never_one_row(
     assert [row.model for row in found.rows[2:]] == [f"{runs['one']}/sasrec", f"{tmp_path / 'one'}/sasrec"]
     with pytest.raises(RunError, match="seeds too: give one of them"):
         compare([runs["one"], runs["one"]])
+
+
+def test_a_refit_is_a_row_of_its_own(runs: dict[str, Path]) -> None:
+    rows = {row.model: row for row in compare([runs["one"], runs["refit"]]).rows}
+    assert list(rows) == ["popularity", "co-occurrence", "sasrec"] + [
+        f"{name}, refitted" for name in ("popularity", "co-occurrence", "sasrec")
+    ]
+    assert rows["sasrec"].final_fit == "train"
+    assert {row.final_fit for name, row in rows.items() if "refitted" in name} == {"train+validation"}
+    dataset = load_dataset(runs["one"] / "dataset")
+    events = [
+        counted_test(Recipe.load(runs[name] / "recipe.toml"), "popularity").fit(dataset).counts.sum()
+        for name in ("one", "refit")
+    ]
+    assert events[1] - events[0] == len(dataset.users)
+
+
+def test_saved_comparisons_are_as_good_as_their_runs(runs: dict[str, Path], tmp_path: Path) -> None:
+    saved = {name: tmp_path / f"{name}.json" for name in ("one", "keep", "refit", "wide")}
+    for name, path in saved.items():
+        path.write_text(rendered(compare([runs[name]]), "json"))
+        assert str(tmp_path) not in path.read_text()
+    together = compare([runs["one"], runs["refit"]])
+    assert compare([saved["one"], saved["refit"]]) == together
+    assert sorted(compare([runs["refit"], saved["one"]]).rows, key=lambda row: row.model) == sorted(
+        together.rows, key=lambda row: row.model
+    )
+    with pytest.raises(RunError, match="another rule for seen items"):
+        compare([saved["one"], saved["keep"]])
+    with pytest.raises(RunError, match="two rows are named 'sasrec' and differ"):
+        compare([saved["one"], saved["wide"]])
+    with pytest.raises(RunError, match="give run folders"):
+        compare([saved["one"]], reference="sasrec")
+    saved["one"].write_text("[]")
+    with pytest.raises(RunError, match="is no comparison"):
+        compare([saved["one"]])
+
+
+def test_published_numbers_stand_beside_ours_where_the_data_is_the_same(runs: dict[str, Path]) -> None:
+    beauty = {"users": 22363, "items": 12101, "interactions": 198502}
+    assert published(beauty, "run/tiger, refitted") == ".0405 / .0623 / .0267 / .0337"
+    assert published(beauty, "sasrec") == "– / .0921 / – / .0531"
+    assert published(beauty, "mine") == published(beauty | {"users": 1}, "tiger") == ""
+    found = compare([runs["one"]])
+    assert "published" not in rendered(found, "md")
+    assert "| – / .0921 / – / .0531 |" in rendered(dataclasses.replace(found, data=beauty), "md")
 
 
 @pytest.mark.parametrize("form", ["md", "html", "json"])

@@ -4,7 +4,7 @@ Runs are only compared under one protocol: the same data, the same rule for seen
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 
 from pauserec.baselines.popularity import count_events
+from pauserec.comparison import Comparison, Row, check_protocol, merged
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
 from pauserec.evaluation.metrics import METRICS, bootstrap_ci, per_user
@@ -24,44 +25,6 @@ from pauserec.run import Run
 RESAMPLES = 1000
 PAIRED = "ndcg@10"
 """The metric on which models are tested against the reference."""
-
-
-@dataclass
-class Row:
-    """One model, over all seeds it was run with. Metrics are means over seeds; intervals are over users."""
-
-    model: str
-    runs: list[str] = field(default_factory=list)
-    final_fit: str = "train"
-    metrics: dict[str, float] = field(default_factory=dict)
-    ci95: dict[str, list[float]] = field(default_factory=dict)
-    deviation: dict[str, float] | None = None
-    """Standard deviation over seeds; None with one."""
-    difference: float | None = None
-    """Of NDCG@10 to the reference."""
-    p_value: float | None = None
-    train_seconds: float = 0.0
-    ms_per_user: float = 0.0
-    coverage: float = 0.0
-    """Share of the catalogue in some user's first 10."""
-    popularity: float = 0.0
-    """Mean popularity percentile of what is shown."""
-    slices: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Per slice: users, hit@10, ndcg@10."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Rows under one protocol."""
-
-    seen: str
-    data: Mapping[str, Any]
-    reference: str | None
-    rows: list[Row]
-
-    def as_json(self) -> dict[str, Any]:
-        """For --format json."""
-        return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
 
 
 @dataclass(frozen=True)
@@ -78,19 +41,22 @@ class _Entry:
 
 
 def compare(paths: Sequence[Path], reference: str | None = None) -> Comparison:
-    """Compare the test results of finished runs. Raises RunError where they are not under one protocol.
+    """Compare the test results of finished runs, and of saved comparisons. Raises RunError where the protocols differ.
 
     reference: a row's name; every other row is tested against it, user by user.
     """
+    saved = [Comparison.load(path) for path in paths if path.is_file()]
+    folders = [path for path in paths if not path.is_file()]
+    if reference is not None and saved:
+        raise RunError("testing against a reference takes every user's result: give run folders, no saved comparison")
+    return merged([*([_compared(folders, reference)] if folders else []), *saved])
+
+
+def _compared(paths: Sequence[Path], reference: str | None) -> Comparison:
     runs = [open_finished(path) for path in paths]
     contents = [orjson.loads((run.path / RESULT).read_bytes()) for run in runs]
-    for run, content in zip(runs[1:], contents[1:], strict=True):
-        for key, name in (("seen", "seen items"), ("data", "data")):
-            if content[key] != contents[0][key]:
-                raise RunError(
-                    f"{run.path} has another rule for {name} than {runs[0].path} "
-                    f"({content[key]} and {contents[0][key]}): compare runs of one protocol"
-                )
+    for run, content in zip(runs, contents, strict=True):
+        check_protocol(contents[0] | {"name": runs[0].path}, content | {"name": run.path})
     dataset = load_dataset(runs[0].finished("dataset").path)
     entries = [entry for run, content in zip(runs, contents, strict=True) for entry in _entries(run, content, dataset)]
     groups = _groups(entries)
@@ -121,17 +87,23 @@ def _entries(run: Run, content: Mapping[str, Any], dataset: Dataset) -> list[_En
 def _final_fit(run: Run, model: str) -> str:
     stage_of = {entry.name: entry.stage for entry in run.recipe.evaluation.models}
     steps = {step.name: step for step in (*run.recipe.stages, *run.recipe.baselines)}
+    if model in run.recipe.evaluation.baselines:
+        return run.recipe.evaluation.final_fit
     step = steps.get(stage_of.get(model, model))
     return str(getattr(step, "final_fit", "train"))
 
 
 def _groups(entries: Sequence[_Entry]) -> dict[str, list[_Entry]]:
-    """Entries that differ in nothing but seeds, under one name: the model's, or RUN/MODEL where two would share it."""
+    """Entries that differ in nothing but seeds, under one name: the model's, or RUN/MODEL where two would share it.
+
+    One that was fitted on validation events too says so in its name.
+    """
     groups: dict[tuple[str, bytes], list[_Entry]] = {}
     for entry in entries:
         settings = orjson.dumps(_seedless(_nameless(entry.run)), option=orjson.OPT_SORT_KEYS)
         counted = entry.model in entry.run.recipe.evaluation.baselines  # counts know neither settings nor seeds
-        members = groups.setdefault((entry.model, b"" if counted else settings), [])
+        name = entry.model if entry.final_fit == "train" else f"{entry.model}, refitted"
+        members = groups.setdefault((name, b"" if counted else settings), [])
         if counted and members:
             continue
         for other in members:
@@ -166,7 +138,7 @@ def _row(name: str, members: Sequence[_Entry], dataset: Dataset, counts: np.ndar
     parts = slices([history.items for history in histories], targets, counts)
     return Row(
         model=name,
-        runs=[str(entry.run.path) for entry in members],
+        runs=[entry.run.path.name for entry in members],
         final_fit=members[0].final_fit,
         metrics=dict(zip(METRICS, values.mean(axis=0).tolist(), strict=True)),
         ci95=dict(zip(METRICS, bootstrap_ci(values, RESAMPLES).tolist(), strict=True)),

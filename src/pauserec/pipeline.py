@@ -26,13 +26,13 @@ from pauserec.llm.model import grow_vocabulary
 from pauserec.records import Split
 from pauserec.report import write_report
 from pauserec.results import (
-    BASELINES,
     RESULT,
     BaselineTest,
     check_baseline,
     check_model,
     check_trained,
     collect,
+    counted_test,
     model_test,
     one_split,
     open_finished,
@@ -96,7 +96,7 @@ def run(
 def _counted(folder: Run, dataset: FinishedStep) -> dict[str, FinishedStep]:
     """Test the counting baselines."""
     recipe = folder.recipe
-    tests = [BaselineTest(name=name, ranking=ranking_of(recipe)) for name in recipe.evaluation.baselines]
+    tests = [counted_test(recipe, name) for name in recipe.evaluation.baselines]
     return {
         test.name: folder.step(f"test-{test.name}", check_baseline, test, dataset, collective=True) for test in tests
     }
@@ -145,7 +145,7 @@ def reevaluate(out: Path, split: Split) -> dict[str, Result]:
     dataset = load_dataset(dataset_step.path)
     results: dict[str, Result] = {}
     for name in recipe.evaluation.baselines:
-        results[name] = one_split(name, BASELINES[name].fit(dataset), dataset, ranking_of(recipe), split)
+        results[name] = one_split(name, counted_test(recipe, name).fit(dataset), dataset, ranking_of(recipe), split)
     for settings in recipe.baselines:
         ranker = load_baseline(folder.finished(settings.name).path)
         results[settings.name] = one_split(settings.name, ranker, dataset, ranking_of(recipe), split)

@@ -174,7 +174,7 @@ class _Cost:
 def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
     """Every step and whether it stands finished in `out` already (its inputs being finished too)."""
     from pauserec.pipeline import job_of
-    from pauserec.results import BaselineTest, model_test, ranking_of
+    from pauserec.results import BaselineTest, counted_test, model_test, ranking_of
 
     run = Run(out, recipe, frozenset(redo))
     found: dict[str, FinishedStep | None] = {}
@@ -187,7 +187,7 @@ def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str,
 
     look("dataset", recipe.data)
     for name in recipe.evaluation.baselines:
-        look(f"test-{name}", BaselineTest(name=name, ranking=ranking_of(recipe)), "dataset")
+        look(f"test-{name}", counted_test(recipe, name), "dataset")
 
     def look_at(settings: Baseline, *ids: str) -> None:
         look(settings.name, BaselineJob(settings=settings, seen=recipe.evaluation.seen), "dataset", *ids)

@@ -55,6 +55,16 @@ class BaselineTest(Settings):
     ranking: Ranking
 
 
+class CountedTest(BaselineTest):
+    """What a counting baseline's row depends on."""
+
+    final_fit: Literal["train", "train+validation"]
+
+    def fit(self, dataset: Dataset) -> Popularity | Cooccurrence:
+        """The baseline, counted."""
+        return BASELINES[self.name].fit(dataset, final_fit=self.final_fit)
+
+
 class ModelTest(Settings):
     """What a language model's row depends on, besides its checkpoint."""
 
@@ -112,6 +122,11 @@ def ranking_of(recipe: Recipe) -> Ranking:
     return Ranking(seen=evaluation.seen, top_k=evaluation.top_k, bootstrap=evaluation.bootstrap)
 
 
+def counted_test(recipe: Recipe, name: str) -> CountedTest:
+    """What testing a counting baseline of the recipe takes."""
+    return CountedTest(name=name, ranking=ranking_of(recipe), final_fit=recipe.evaluation.final_fit)
+
+
 def model_test(recipe: Recipe, model: EvaluatedModel) -> ModelTest:
     """What testing one model of the recipe takes: the prompt is the one its stage trained with."""
     stage = next((stage for stage in recipe.stages if stage.name == model.stage), None)
@@ -131,12 +146,12 @@ def model_test(recipe: Recipe, model: EvaluatedModel) -> ModelTest:
 
 
 def check_baseline(
-    job: BaselineTest, dataset_step: FinishedStep, *, out: Path, log: Callable[..., None]
+    job: CountedTest, dataset_step: FinishedStep, *, out: Path, log: Callable[..., None]
 ) -> dict[str, Any]:
     """Fit a baseline on the training events and test it on both held-out splits."""
     dataset = load_dataset(dataset_step.path)
     with timed() as fitting:
-        recommender = BASELINES[job.name].fit(dataset)
+        recommender = job.fit(dataset)
     results = both_splits(job.name, recommender, dataset, job.ranking)
     if parallel.is_main():
         _write(job.name, results, dataset, out, {})
@@ -212,12 +227,14 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
         stage["share"] = round(stage.get("training_seconds", 0.0) / whole, 4) if whole else 0.0
     run.log("result", event="cost", stages={name: {key: s.get(key) for key in COST} for name, s in stages.items()})
     data = {key: steps["dataset"].summary[key] for key in ("fingerprint", "users", "items", "interactions")}
+    fits = [getattr(stage, "final_fit", None) for stage in trained]
+    fits += [recipe.evaluation.final_fit] if recipe.evaluation.baselines else []
     content = {
         "recipe": recipe.name,
         "recipe_sha256": recipe_hash(recipe),
         "model": steps["base"].summary if "base" in steps else None,
         "seen": recipe.evaluation.seen,
-        "final_fit": sorted({getattr(stage, "final_fit", "train") for stage in trained} or {"train"}),
+        "final_fit": sorted({fit for fit in fits if fit} or {"train"}),
         "data": data,
         "models": models,
         "stages": stages,

@@ -7,9 +7,10 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from pauserec.compare import Comparison, Row
+from pauserec.comparison import Comparison, Row
 from pauserec.evaluation.metrics import METRICS
 from pauserec.evaluation.table import HEADINGS
+from pauserec.published import published
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,12 @@ def tables(comparison: Comparison) -> tuple[TextTable, TextTable]:
     columns = ("model", "fit", "seeds", *(HEADINGS[metric] for metric in METRICS), "95% of NDCG@10")
     columns += (f"against {comparison.reference}", "p") if tested else ()
     columns += ("train s", "ms/user", "coverage", "popularity")
-    rows = tuple(_cells(row, tested) for row in comparison.rows)
+    known = [published(data, row.model) for row in comparison.rows]
+    columns += ("published Hit@5 / 10, NDCG@5 / 10",) if any(known) else ()
+    rows = tuple(
+        _cells(row, tested) + ((beside,) if any(known) else ())
+        for row, beside in zip(comparison.rows, known, strict=True)
+    )
     parts = list(comparison.rows[0].slices) if comparison.rows else []
     slice_rows = tuple((row.model, *(_slice(row, part) for part in parts)) for row in comparison.rows)
     users = {part: comparison.rows[0].slices[part]["users"] for part in parts}

@@ -173,6 +173,8 @@ class EvaluationConfig(Settings):
 
     models: tuple[EvaluatedModel, ...] = ()
     baselines: tuple[Literal["popularity", "co-occurrence"], ...] = ("popularity", "co-occurrence")
+    final_fit: Literal["train", "train+validation"] = "train"
+    """What these baselines count. Trained ones have a setting of their own."""
     seen: Literal["keep", "drop"] = "drop"
     """Whether items of the user's own history may be ranked."""
     top_k: int = Field(default=20, ge=10)
