@@ -19,7 +19,7 @@ from pauserec.errors import RunError
 from pauserec.evaluation.metrics import CUTOFFS
 from pauserec.evaluation.validation import validator
 from pauserec.fit import fit
-from pauserec.llm.model import best_device
+from pauserec.llm.model import best_device, bfloat16_is_fast
 from pauserec.records import Dataset, IntArray, Offer, Ranking
 from pauserec.semantic_ids.codes import SemanticIds
 
@@ -115,5 +115,8 @@ def fit_tiger(
     recommender = TigerRecommender(model.to(best_device()), ids, settings)
     validate = validator(recommender, dataset, settings, seen=job.seen, top_k=max(CUTOFFS))
     batches = IdBatches(fitting_sequences(dataset, settings.final_fit), ids, settings)
-    summary = fit(model, batches, settings, out=out, save=recommender.save, log=log, validate=validate)
+    bfloat16 = bfloat16_is_fast(best_device())
+    summary = fit(
+        model, batches, settings, out=out, save=recommender.save, log=log, bfloat16=bfloat16, validate=validate
+    )
     return recommender, summary

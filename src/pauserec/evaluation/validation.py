@@ -7,10 +7,19 @@ import numpy as np
 
 from pauserec.config import ValidatedSettings
 from pauserec.evaluation.evaluate import Seen, evaluate
-from pauserec.records import Dataset, Recommender
+from pauserec.records import Dataset, IntArray, Recommender
 
 METRIC = "validation_ndcg@10"
 """What the best weights are chosen by."""
+
+
+def validation_users(count: int, settings: ValidatedSettings) -> IntArray:
+    """The users, of `count`, that a stage or baseline is validated on."""
+    users = np.arange(count)
+    wanted = settings.validation_users
+    if wanted is None or wanted >= count:
+        return users
+    return np.sort(np.random.default_rng(settings.seed).choice(users, wanted, replace=False))
 
 
 def validator(
@@ -29,10 +38,7 @@ def validator(
     """
     if settings.final_fit == "train+validation":
         return None
-    users = np.arange(len(dataset.users))
-    wanted = settings.validation_users
-    if wanted is not None and wanted < len(users):
-        users = np.sort(np.random.default_rng(settings.seed).choice(users, wanted, replace=False))
+    users = validation_users(len(dataset.users), settings)
 
     def validate() -> dict[str, float]:
         with around():
