@@ -81,10 +81,7 @@ def test_a_refit_is_a_row_of_its_own(runs: dict[str, Path]) -> None:
     assert rows["sasrec"].final_fit == "train"
     assert {row.final_fit for name, row in rows.items() if "refitted" in name} == {"train+validation"}
     dataset = load_dataset(runs["one"] / "dataset")
-    events = [
-        counted_test(Recipe.load(runs[name] / "recipe.toml"), "popularity").fit(dataset).counts.sum()
-        for name in ("one", "refit")
-    ]
+    events = [counted_test(recipe_of(runs[name]), "popularity").fit(dataset).counts.sum() for name in ("one", "refit")]
     assert events[1] - events[0] == len(dataset.users)
 
 
@@ -131,6 +128,22 @@ def test_runs_of_another_protocol_are_refused(runs: dict[str, Path]) -> None:
         compare([runs["one"], runs["keep"]])
     with pytest.raises(RunError, match="no row 'best'"):
         compare([runs["one"]], reference="best")
+
+
+def test_all_can_be_ranked_by_the_other_rule(runs: dict[str, Path]) -> None:
+    dropped, kept = recipe_of(runs["one"]), recipe_of(runs["keep"])
+    assert dropped.baselines == kept.baselines
+    found = compare([runs["one"], runs["wide"]], seen="keep")
+    assert found.seen == "keep"
+    again = {row.model: row.metrics for row in found.rows}
+    as_run = {row.model: row.metrics for row in compare([runs["keep"]]).rows}
+    assert again["co-occurrence"] == as_run["co-occurrence"]
+    assert again["co-occurrence"] != {row.model: row.metrics for row in compare([runs["one"]]).rows}["co-occurrence"]
+    assert again["popularity"] == as_run["popularity"]
+
+
+def recipe_of(run: Path) -> Recipe:
+    return Recipe.load(run / "recipe.toml")
 
 
 def test_the_command_line(runs: dict[str, Path]) -> None:

@@ -62,6 +62,13 @@ class SplitFormat(StrEnum):
     rectools = "rectools"
 
 
+class SeenItems(StrEnum):
+    """Rules for items that a user has seen."""
+
+    keep = "keep"
+    drop = "drop"
+
+
 class HeldOut(StrEnum):
     """Held-out splits."""
 
@@ -140,17 +147,26 @@ def recommend(
 
 
 @app.command()
-def evaluate(run: RunFolder, split: Annotated[HeldOut, typer.Option()] = HeldOut.test) -> None:
+def evaluate(
+    run: RunFolder,
+    split: Annotated[HeldOut, typer.Option()] = HeldOut.test,
+    seen: Annotated[SeenItems | None, typer.Option(help="Another rule for seen items than the run's.")] = None,
+) -> None:
     """Test a finished run again from its files, and compare with what the run wrote."""
+    import orjson
+
     from pauserec.evaluation.ranks import ranks_of, read_ranks
     from pauserec.evaluation.table import TableRow, format_table
     from pauserec.pipeline import reevaluate
-    from pauserec.results import RANKS
+    from pauserec.results import RANKS, RESULT
 
     quiet_libraries()
-    results = reevaluate(run, split.value)
+    results = reevaluate(run, split.value, seen.value if seen else None)
     rows = [TableRow(name, result.metrics, None, result.ms_per_user) for name, result in results.items()]
-    console.print(format_table(rows, title=f"{run} · {split.value}"))
+    rule = {result.seen for result in results.values()}.pop()
+    console.print(format_table(rows, title=f"{run} · {split.value} · seen items: {rule}"))
+    if rule != orjson.loads((run / RESULT).read_bytes())["seen"]:
+        return
     written = read_ranks(run / RANKS)
     different = {
         name: int((ranks_of(written, name, split.value) != result.ranks).sum()) for name, result in results.items()
@@ -166,13 +182,17 @@ def evaluate(run: RunFolder, split: Annotated[HeldOut, typer.Option()] = HeldOut
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `pauserec run` wrote.")],
     reference: Annotated[str | None, typer.Option(help="Row that every other one is tested against.")] = None,
+    seen: Annotated[
+        SeenItems | None, typer.Option(help="Rank all models again where their run had another rule.")
+    ] = None,
     format_: Annotated[ComparisonFormat, typer.Option("--format")] = ComparisonFormat.table,
 ) -> None:
     """Put several runs into one table: intervals, significance, seeds, cost, slices."""
     from pauserec.compare import compare as compare_runs
     from pauserec.tables import rendered, tables
 
-    found = compare_runs(runs, reference)
+    quiet_libraries()
+    found = compare_runs(runs, reference, seen.value if seen else None)
     if format_ is ComparisonFormat.table:
         for table in tables(found):
             console.print(table.rich())

@@ -15,16 +15,22 @@ from pauserec.baselines.popularity import count_events
 from pauserec.comparison import Comparison, Row, check_protocol, merged
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
+from pauserec.evaluation.evaluate import Seen
 from pauserec.evaluation.metrics import METRICS, bootstrap_ci, per_user
 from pauserec.evaluation.paired import coverage, mean_popularity, paired_p_value, slices
 from pauserec.evaluation.ranks import ranks_of, read_ranks
-from pauserec.records import Dataset
+from pauserec.pipeline import reevaluate
+from pauserec.records import Dataset, IntArray
 from pauserec.results import RANKS, RESULT, open_finished, table_rows
 from pauserec.run import Run
 
 RESAMPLES = 1000
 PAIRED = "ndcg@10"
 """The metric on which models are tested against the reference."""
+
+
+_Ranked = tuple[IntArray, list[list[int]]]
+"""Ranks per user, and lists of item numbers."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +46,31 @@ class _Entry:
     ms_per_user: float
 
 
-def compare(paths: Sequence[Path], reference: str | None = None) -> Comparison:
+def compare(paths: Sequence[Path], reference: str | None = None, seen: Seen | None = None) -> Comparison:
     """Compare the test results of finished runs, and of saved comparisons. Raises RunError where the protocols differ.
 
-    reference: a row's name; every other row is tested against it, user by user.
+    reference: a row's name; every other row is tested against it, user by user. seen: a rule for seen items; the models
+    of runs that were tested under the other one are tested again.
     """
     saved = [Comparison.load(path) for path in paths if path.is_file()]
     folders = [path for path in paths if not path.is_file()]
     if reference is not None and saved:
         raise RunError("testing against a reference takes every user's result: give run folders, no saved comparison")
-    return merged([*([_compared(folders, reference)] if folders else []), *saved])
+    return merged([*([_compared(folders, reference, seen)] if folders else []), *saved])
 
 
-def _compared(paths: Sequence[Path], reference: str | None) -> Comparison:
+def _compared(paths: Sequence[Path], reference: str | None, seen: Seen | None) -> Comparison:
     runs = [open_finished(path) for path in paths]
     contents = [orjson.loads((run.path / RESULT).read_bytes()) for run in runs]
+    again = [seen is not None and content["seen"] != seen for content in contents]
+    contents = [content | ({"seen": seen} if seen else {}) for content in contents]
     for run, content in zip(runs, contents, strict=True):
         check_protocol(contents[0] | {"name": runs[0].path}, content | {"name": run.path})
     dataset = load_dataset(runs[0].finished("dataset").path)
-    entries = [entry for run, content in zip(runs, contents, strict=True) for entry in _entries(run, content, dataset)]
+    entries = []
+    for run, content, anew in zip(runs, contents, again, strict=True):
+        found = _ranked_again(run, seen) if anew else _as_written(run, content, dataset)
+        entries += _entries(run, content, found)
     groups = _groups(entries)
     if reference is not None and reference not in groups:
         raise RunError(f"no row {reference!r} to compare with: choose one of {', '.join(groups)}")
@@ -69,18 +81,31 @@ def _compared(paths: Sequence[Path], reference: str | None) -> Comparison:
     return Comparison(contents[0]["seen"], contents[0]["data"], reference, rows)
 
 
-def _entries(run: Run, content: Mapping[str, Any], dataset: Dataset) -> list[_Entry]:
-    ranks, number_of = read_ranks(run.path / RANKS), dataset.number_of
+def _as_written(run: Run, content: Mapping[str, Any], dataset: Dataset) -> dict[str, _Ranked]:
+    frame, number_of = read_ranks(run.path / RANKS), dataset.number_of
+    found = {}
+    for name in content["models"]:
+        rows = frame.filter((frame["model"] == name) & (frame["split"] == "test"))
+        lists = [[number_of[item] for item in row if item is not None] for row in rows["top_items"].to_list()]
+        found[name] = ranks_of(frame, name, "test"), lists
+    return found
+
+
+def _ranked_again(run: Run, seen: Seen | None) -> dict[str, _Ranked]:
+    results = reevaluate(run.path, "test", seen)
+    return {
+        name: (result.ranks, [[item for item in row if item >= 0] for row in result.top.tolist()])
+        for name, result in results.items()
+    }
+
+
+def _entries(run: Run, content: Mapping[str, Any], ranked: Mapping[str, _Ranked]) -> list[_Entry]:
     tested = {name: run.finished(f"test-{name}") for name in content["models"]}
     costs = {row.model: row for row in table_rows(run.recipe, content, tested)}
     found = []
     for name in content["models"]:
-        rows = ranks.filter((ranks["model"] == name) & (ranks["split"] == "test"))
-        lists = [[number_of[item] for item in row if item is not None] for row in rows["top_items"].to_list()]
-        values = per_user(ranks_of(ranks, name, "test"))
-        cost = costs[name]
-        fit = _final_fit(run, name)
-        found.append(_Entry(run, name, fit, values, lists, cost.train_seconds or 0.0, cost.ms_per_user or 0.0))
+        (ranks, lists), cost, fit = ranked[name], costs[name], _final_fit(run, name)
+        found.append(_Entry(run, name, fit, per_user(ranks), lists, cost.train_seconds or 0.0, cost.ms_per_user or 0.0))
     return found
 
 

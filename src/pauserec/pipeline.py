@@ -20,7 +20,7 @@ from pauserec.config import (
 )
 from pauserec.data.splits import load_dataset, prepare
 from pauserec.errors import RunError
-from pauserec.evaluation.evaluate import Result
+from pauserec.evaluation.evaluate import Result, Seen
 from pauserec.inference import TrainedRecommender, load
 from pauserec.llm.model import grow_vocabulary
 from pauserec.records import Split
@@ -137,24 +137,29 @@ def _finish(folder: Run, tested: dict[str, FinishedStep]) -> dict[str, Any]:
     return content
 
 
-def reevaluate(out: Path, split: Split) -> dict[str, Result]:
-    """Test everything a finished run trained once more, from its files alone. Raises RunError."""
+def reevaluate(out: Path, split: Split, seen: Seen | None = None) -> dict[str, Result]:
+    """Test everything a finished run trained once more, from its files alone. Raises RunError.
+
+    seen: another rule for seen items than the run's.
+    """
     folder = open_finished(out)
     recipe = folder.recipe
-    dataset_step = folder.finished("dataset")
-    dataset = load_dataset(dataset_step.path)
+    ranking = ranking_of(recipe)
+    if seen is not None:
+        ranking = ranking.model_copy(update={"seen": seen})
+    dataset = load_dataset(folder.finished("dataset").path)
     results: dict[str, Result] = {}
     for name in recipe.evaluation.baselines:
-        results[name] = one_split(name, counted_test(recipe, name).fit(dataset), dataset, ranking_of(recipe), split)
+        counted = counted_test(recipe, name).fit(dataset)
+        results[name] = one_split(name, counted, dataset, ranking, split)
     for settings in recipe.baselines:
         ranker = load_baseline(folder.finished(settings.name).path)
-        results[settings.name] = one_split(settings.name, ranker, dataset, ranking_of(recipe), split)
+        results[settings.name] = one_split(settings.name, ranker, dataset, ranking, split)
     if recipe.evaluation.models:
         ids = SemanticIds.load(folder.finished("semantic_ids").path)
         for model in recipe.evaluation.models:
-            test = model_test(recipe, model)
-            recommender = test.recommender(folder.finished(model.stage), ids, dataset)
-            results[model.name] = one_split(model.name, recommender, dataset, test.ranking, split)
+            recommender = model_test(recipe, model).recommender(folder.finished(model.stage), ids, dataset)
+            results[model.name] = one_split(model.name, recommender, dataset, ranking, split)
     if not results:
         raise RunError(f"{out}: the recipe names nothing to evaluate: add [[evaluation.models]]")
     return results
