@@ -27,13 +27,14 @@ from pauserec.decoding import beam
 from pauserec.decoding.beam import Beams
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.llm.decoder import decode
-from pauserec.llm.model import LanguageModel, bfloat16_is_fast, grow_vocabulary
+from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast, grow_vocabulary
 from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.records import Item
 from pauserec.run import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 
+DEVICE = best_device()
 ITEMS, SIZES = 12_101, (256, 256, 256, 256)
 NEW_ITEM = 24
 """Tokens of one history entry with its title."""
@@ -47,8 +48,8 @@ class Ours:
     """Requests through pauserec."""
 
     def __init__(self, folder: Path, ids: SemanticIds, dtype: torch.dtype) -> None:
-        self.model = LanguageModel.load(folder, ids).to(dtype).prepare_inference()
-        self.catalogue = Catalogue.build(ids.codes, ids.sizes)
+        self.model = LanguageModel.load(folder, ids).to(dtype).to(DEVICE).prepare_inference()
+        self.catalogue = Catalogue.build(ids.codes, ids.sizes).to(DEVICE)
         self.codes = ids.codes.tolist()
         form = Format(("title", "categories"), pauses=5)
         self.prompts = Prompts(self.model.tokenizer, self.model.vocabulary, ids, items(), PromptConfig(), form)
@@ -68,6 +69,7 @@ class Theirs:
 
     def __init__(self, folder: Path, ids: SemanticIds, dtype: torch.dtype, ours: Ours) -> None:
         self.hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval()
+        self.hf.to(DEVICE)
         vocabulary = ours.model.vocabulary
         # our softmax leaves out the rows that only pad the table: cut them here too, so that scores are comparable
         self.hf.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits[..., : vocabulary.used])
@@ -81,18 +83,19 @@ class Theirs:
 
     def prefill(self, prompt: list[int]) -> Any:
         """Keys and values of a prompt, and the last token's logits."""
-        return self.hf(torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
+        return self.hf(torch.tensor([prompt], device=DEVICE), use_cache=True, logits_to_keep=1)
 
     def top(self, prompt: list[int], k: int, *, shared: bool = False) -> dict[int, float]:
         """Item numbers with their scores, best first. shared: the prompt is run once, its cache handed to generate."""
         extra: dict[str, Any] = {}
         if shared:
-            cache: DynamicCache = self.hf(torch.tensor([prompt[:-1]]), use_cache=True, logits_to_keep=1).past_key_values
+            start = torch.tensor([prompt[:-1]], device=DEVICE)
+            cache: DynamicCache = self.hf(start, use_cache=True, logits_to_keep=1).past_key_values
             cache.batch_repeat_interleave(k)
             extra["past_key_values"] = cache
         found = self.hf.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            torch.tensor([prompt], device=DEVICE),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64, device=DEVICE),
             num_beams=k,
             num_return_sequences=k,
             min_new_tokens=len(SIZES),

@@ -1,0 +1,64 @@
+"""The list of runs (rows.toml) as records, and the recipe of each."""
+
+import hashlib
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pauserec.config import Recipe
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # measure.py, for the scripts here
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run. minutes: a guess of what it takes. start: the name of a run whose steps are taken over."""
+
+    name: str
+    data: str
+    source: str
+    recipe: str
+    minutes: float
+    seed: int
+    overrides: tuple[str, ...]
+    start: str | None
+    methods: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """Name among all runs of the list."""
+        return f"{self.data}-{self.name}"
+
+    def load(self) -> Recipe:
+        """The recipe, seeded. Its raw data is named relative to the folder of all data sets, and read by prepare.py alone."""
+        content = Recipe.load(self.recipe, self.overrides).model_dump(mode="json")
+        content["data"]["source"] = self.source
+        for part in (*content["stages"], *content["baselines"]):
+            part["seed"] = self.seed
+        return Recipe.parse(content)
+
+
+def read(path: Path) -> list[Entry]:
+    """The runs, in order."""
+    content = tomllib.loads(path.read_text())
+    return [
+        Entry(
+            name=run["name"],
+            data=run["data"],
+            source=content["data"][run["data"]],
+            recipe=run["recipe"],
+            minutes=run["minutes"],
+            seed=run.get("seed", 0),
+            overrides=tuple(run.get("set", ())),
+            start=f"{run['data']}-{run['from']}" if "from" in run else None,
+            methods=content["methods"] | run.get("methods", {}),
+        )
+        for run in content["runs"]
+    ]
+
+
+def identity(recipe: Recipe) -> str:
+    """Name of the prepared folder that a recipe needs: its data, vectors and IDs, whatever it trains."""
+    parts = (recipe.data, recipe.embedder, recipe.quantizer)
+    return hashlib.sha256("".join(part.model_dump_json() for part in parts).encode()).hexdigest()[:12]

@@ -1,0 +1,132 @@
+"""Latency and throughput of recommending on this machine, at the shapes of real backbones with random weights.
+
+    python benchmarks/gpu/speed.py --out OUT [--shapes 135m 0.6b 1.7b] [--rounds 20] [--budget SECONDS] [--layers N]
+
+For each shape: p50 and p95 of one request at T = 500, K = 20 and at T = 1000, K = 256, Hugging Face's generate beside the
+first (same weights, same prompt, in turns), requests per second of batches, and the measured matrix rate. OUT/speed.json
+grows shape by shape. Speed needs no trained weights; the vocabulary is SmolLM2's.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import entries  # noqa: F401  so that the modules beside this folder are found
+import numpy as np
+import torch
+from decode import Ours, Theirs, prepare, random_prompt
+from measure import clock, header, interleaved, matrix_rate, ratio
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
+
+from pauserec import assets
+from pauserec.llm.model import best_device, bfloat16_is_fast
+from pauserec.run import write_atomically
+
+TOKENIZER = "smollm2-135m-q4"
+LATENCY = ((500, 20), (1000, 256))
+"""Prompt tokens and beams of the requests that are timed one by one."""
+BATCHES = (1, 8, 64)
+
+
+def shape(name: str, vocabulary: int, layers: int | None) -> PretrainedConfig:
+    """A backbone's configuration."""
+    if name == "135m":
+        kind, width, depth, heads, groups, feed, extra = LlamaConfig, 576, 30, 9, 3, 1536, {}
+    else:
+        width, feed = {"0.6b": (1024, 3072), "1.7b": (2048, 6144)}[name]
+        kind, depth, heads, groups, extra = Qwen3Config, 28, 16, 8, {"head_dim": 128}
+    return kind(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers or depth,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        intermediate_size=feed,
+        tie_word_embeddings=True,
+        max_position_embeddings=4096,
+        **extra,
+    )
+
+
+def random_model(name: str, folder: Path, layers: int | None) -> str:
+    """A Hugging Face folder of that shape with random weights and SmolLM2's tokenizer."""
+    source = Path(assets.model_path(TOKENIZER))
+    folder.mkdir()
+    for file in source.glob("*"):
+        if "token" in file.name or file.name in ("vocab.json", "merges.txt", "chat_template.jinja"):
+            shutil.copy(file, folder)
+    vocabulary = json.loads((source / "config.json").read_text())["vocab_size"]
+    torch.manual_seed(0)
+    with torch.device(best_device()):
+        model = AutoModelForCausalLM.from_config(shape(name, vocabulary, layers), dtype=torch.bfloat16)
+    model.cpu().save_pretrained(folder)
+    return str(folder)
+
+
+def spread(work: Callable[[], Any], rounds: int) -> dict[str, float]:
+    """p50 and p95 of a request, in milliseconds."""
+    for _ in range(3):
+        work()
+    times = [clock(work)["wall_ms"] for _ in range(rounds)]
+    return {"p50_ms": round(float(np.percentile(times, 50)), 3), "p95_ms": round(float(np.percentile(times, 95)), 3)}
+
+
+@torch.inference_mode()
+def measure(name: str, rounds: int, layers: int | None) -> dict[str, Any]:
+    """Everything about one shape."""
+    dtype = torch.bfloat16 if bfloat16_is_fast(best_device()) else torch.float32
+    with tempfile.TemporaryDirectory() as place:
+        model = random_model(name, Path(place) / "model", layers)
+        ids = prepare(model, Path(place))
+        ours = Ours(Path(place) / "base", ids, dtype)
+        theirs = Theirs(Path(place) / "base", ids, dtype, ours)
+    found: dict[str, Any] = {
+        "precision": str(dtype),
+        "matrix_rate_tflops": round(
+            matrix_rate(dtype, *((8192,) * 3 if torch.cuda.is_available() else (512,) * 3)) / 1e12, 2
+        ),
+    }
+    for tokens, beams in LATENCY:
+        prompt = random_prompt(tokens, ours, seed=tokens)
+        found[f"T{tokens}_K{beams}"] = spread(lambda p=prompt, k=beams: ours.top([p], k), rounds)
+    prompt = random_prompt(500, ours, seed=500)
+    sides = {"pauserec": lambda: ours.top([prompt], 20), "prefill": lambda: theirs.prefill(prompt)}
+    sides["generate"] = lambda: theirs.top(prompt, 20)  # type: ignore[assignment]
+    times = found["beside_generate_T500_K20"] = interleaved(sides, rounds=max(3, rounds // 4))
+    found["speedup_vs_generate"] = ratio(times, "generate", "pauserec")
+    found["ratio_to_prefill"] = ratio(times, "pauserec", "prefill")
+    for batch in BATCHES:
+        prompts = [random_prompt(500, ours, seed=seed) for seed in range(batch)]
+        p50 = spread(lambda p=prompts: ours.top(p, 20), max(3, rounds // 4))["p50_ms"]
+        found[f"requests_per_second_T500_K20_batch{batch}"] = round(1e3 * batch / p50, 1)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shapes", nargs="+", default=["135m", "0.6b", "1.7b"], choices=["135m", "0.6b", "1.7b"])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--budget", type=float, default=600.0, help="seconds; shapes that come later are left out")
+    parser.add_argument("--layers", type=int, help="fewer layers, to try the script")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    began, content = time.monotonic(), {**header(), "shapes": {}}
+    for name in options.shapes:
+        if time.monotonic() - began > options.budget:
+            print(f"{name}: no time left")
+            continue
+        content["shapes"][name] = measure(name, options.rounds, options.layers) | (
+            {"layers": options.layers} if options.layers else {}
+        )
+        write_atomically(options.out / "speed.json", json.dumps(content, indent=1).encode())
+        print(json.dumps({name: content["shapes"][name]}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

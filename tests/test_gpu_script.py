@@ -1,0 +1,48 @@
+"""benchmarks/gpu on a CPU: prepared, packed, run within a budget, gone on with, merged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "benchmarks" / "gpu"
+PROOF = SCRIPTS / "proof.toml"
+
+
+def script(name: str, *arguments: object, folder: Path) -> str:
+    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments), "--rows", str(PROOF)]
+    return subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True, timeout=900).stdout
+
+
+@pytest.mark.slow
+def test_a_list_of_runs_within_a_budget(tmp_path: Path) -> None:
+    packed = script("prepare.py", "--data", tmp_path, "--out", tmp_path / "build", "--part-mb", 60, folder=tmp_path)
+    assert "part-00" in packed
+    (tmp_path / "all").mkdir()
+    subprocess.run("cat build/part-* | tar -xJ -C all", shell=True, check=True, cwd=tmp_path)
+    fixed = ("--prepared", tmp_path / "all" / "prepared", "--work", tmp_path / "work")
+
+    script("run.py", *fixed, "--out", tmp_path / "none", "--budget", 20, folder=tmp_path)
+    nothing = json.loads((tmp_path / "none" / "rows.json").read_text())
+    assert nothing["rows"] == []
+    assert set(nothing["not_done"]) == {"ml-100k-tiny", "ml-100k-too-long", "ml-100k-k1"}
+
+    printed = script("run.py", *fixed, "--out", tmp_path / "out", "--budget", 300, folder=tmp_path)
+    found = json.loads((tmp_path / "out" / "rows.json").read_text())
+    assert set(found["not_done"]) == {"ml-100k-too-long"}
+    assert {"hardware", "commit", "date"} <= found.keys()
+    expected = {"popularity", "co-occurrence", "next-item SFT", "PauseRec, k=5", "PauseRec, k=1"}
+    for seen in ("keep", "drop"):
+        methods = [row["method"] for row in found["rows"] if row["seen"] == seen]
+        assert expected <= set(methods)
+        assert methods.count("popularity") == 1
+    assert all(row["train_seconds"] > 0 for row in found["rows"] if "PauseRec" in row["method"])
+    assert "PauseRec, k=1" in printed
+
+    merge = ("--merge", tmp_path / "out" / "rows.json")
+    script("run.py", *fixed, "--out", tmp_path / "merged", "--budget", 0, *merge, folder=tmp_path)
+    assert (tmp_path / "merged" / "rows.md").read_text() == (tmp_path / "out" / "rows.md").read_text()
+    rows = json.loads((tmp_path / "merged" / "rows.json").read_text())["rows"]
+    assert rows[0]["commit"] == found["commit"]
