@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def content(text: str) -> ReportContent:
             "popularity": {"test": metrics(0.04), "validation": metrics(0.05), "decoding": {"ms_per_user": 0.06}},
             f"sft {text}": {"test": metrics(0.1), "decoding": {"ms_per_user": 40.0, "beams": 20, "invalid": 0}},
         },
+        costs={"popularity": (0.0, 0.06), f"sft {text}": (185.2, 40.0)},
         stages={f"sft {text}": {"seconds": 185.2, "tokens": 1_212_345, "trainable_parameters": 45_123_456}},
         log=[
             {"step": f"sft {text}", "loss": 3.0, "global_step": 1},
@@ -135,7 +137,14 @@ def test_figures_take_the_colour_of_the_page_and_have_a_description(plain: str) 
     assert "#010203" not in plain
     assert "currentColor" in plain
     assert "prefers-color-scheme: dark" in plain
-    assert plain.count("<svg") == plain.count('role="img"') == 6  # 2 intervals, loss, validation, 2 scatters
+    assert plain.count("<svg") == plain.count('role="img"') == 8  # 2 intervals, 2 costs, loss, validation, 2 scatters
+
+
+def test_cost_is_drawn_where_there_is_something_to_compare(plain: str, tmp_path: Path) -> None:
+    assert "training, seconds" in plain
+    assert "ranking, milliseconds a user" in plain
+    one = replace(content("plain"), costs={"popularity": (0.0, 0.06)})
+    assert "training, seconds" not in write_report(tmp_path, one).read_text(encoding="utf-8")
 
 
 def test_ids_inside_the_page_are_unique(plain: str) -> None:

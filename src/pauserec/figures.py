@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 FOREGROUND = "#010203"
 """Stands for the page's text colour: replaced by `currentColor` in the SVG."""
@@ -52,6 +53,30 @@ def interval_chart(values: Mapping[str, tuple[float, float, float]], label: str)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
+    return svg[0]
+
+
+def cost_chart(points: Mapping[str, tuple[float, float]], x_label: str, y_label: str) -> str:
+    """Value against cost, a named point for each model: {name: (cost, value)}; the cost axis is logarithmic."""
+    shown = {
+        name: (max(cost, 1e-3), value) for name, (cost, value) in points.items()
+    }  # counting takes no time to speak of
+    with _figure(x_label + y_label, 7.2, 2.9) as (figure, svg):
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda *_: "")
+        gap, free = 0.06 * max((value for _, value in shown.values()), default=0.0), 0.0
+        for name, (cost, value) in sorted(shown.items(), key=lambda entry: entry[1][1]):
+            free = max(value, free + gap)  # names of neighbours do not lie on each other
+            axes.plot([cost], [value], "o", color=BLUE, markersize=6)
+            axes.text(cost, free, "   " + drawable(name), va="center", size=8)
+        axes.margins(x=0.2, y=0.2)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid()
     return svg[0]
 
 

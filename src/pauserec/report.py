@@ -69,6 +69,8 @@ class ReportContent:
     """{"fingerprint", "users", "items", "interactions", ...}."""
     models: Mapping[str, Mapping[str, Any]]
     """As in result.json: {name: {"test": metrics, "validation": metrics, "decoding": {...}}}."""
+    costs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds of training, and milliseconds a user, of each model."""
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """As in result.json: {name: {"seconds", "tokens", "trainable_parameters"}}."""
     log: Sequence[Mapping[str, Any]] = ()
@@ -106,6 +108,7 @@ def write_report(run_path: Path, content: ReportContent) -> Path:
         content=content,
         metrics=[(metric, HEADINGS[metric]) for metric in METRICS],
         splits=list(_splits(content.models)),
+        costs=cost_charts({name: model["test"]["ndcg@10"] for name, model in content.models.items()}, content.costs),
         curves=_curves(content),
         unreadable=sum(line.get("event") == "unreadable" for line in content.log),
         quality=fact_tables(content.quality),
@@ -190,6 +193,18 @@ def _splits(models: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]
             "best": {metric: max(row[metric] for row in rows.values()) for metric in METRICS},
             "chart": Markup(figures.interval_chart(chart, f"NDCG@10, {split}, 95% interval")),
         }
+
+
+def cost_charts(values: Mapping[str, float], costs: Mapping[str, tuple[float, float]]) -> list[Markup]:
+    """Test NDCG@10 against training time and against latency; nothing where there are no two models to compare.
+
+    costs: seconds of training and milliseconds a user by model.
+    """
+    if len(costs) < 2:
+        return []
+    axes = ("training, seconds", "ranking, milliseconds a user")
+    points = [{name: (cost[place], values[name]) for name, cost in costs.items()} for place in range(len(axes))]
+    return [Markup(figures.cost_chart(p, label, "NDCG@10, test")) for p, label in zip(points, axes, strict=True)]
 
 
 def _curves(content: ReportContent) -> list[dict[str, Any]]:

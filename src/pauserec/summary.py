@@ -16,7 +16,7 @@ from pauserec.data.splits import load_dataset
 from pauserec.llm.model import ADDED_ROWS
 from pauserec.records import Dataset, FloatArray
 from pauserec.report import EmbeddingRows, Example, ReportContent, ShownItem, read_log
-from pauserec.results import RANKS
+from pauserec.results import RANKS, table_rows
 from pauserec.run import FinishedStep, Run
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.pause_pretrain import ROW
@@ -34,6 +34,10 @@ def report_content(run: Run, content: Mapping[str, Any], tested: Mapping[str, Fi
         final_fit=" and ".join(content["final_fit"]),
         data=content["data"],
         models=content["models"],
+        costs={
+            row.model: (row.train_seconds or 0.0, row.ms_per_user or 0.0)
+            for row in table_rows(run.recipe, content, tested)
+        },
         stages=content["stages"],
         log=read_log(run.path / "log.jsonl"),
         quality=_json(run.finished("semantic_ids").path / "quality.json") if "semantic_ids" in run.steps else {},

@@ -11,6 +11,7 @@ from pauserec.comparison import Comparison, Row
 from pauserec.evaluation.metrics import METRICS
 from pauserec.evaluation.table import HEADINGS
 from pauserec.published import published
+from pauserec.report import cost_charts
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,12 @@ def rendered(comparison: Comparison, form: str) -> str:
     both = tables(comparison)
     if form == "md":
         return "\n\n".join(table.markdown() for table in both)
-    style = (
-        "table{border-collapse:collapse;margin:1em}td,th{padding:.2em .6em;text-align:right}caption{font-weight:bold}"
-    )
-    return f"<!doctype html><meta charset='utf-8'><style>{style}</style>" + "".join(table.html() for table in both)
+    style = "body{font-family:sans-serif}table{border-collapse:collapse;margin:1em}"
+    style += "td,th{padding:.2em .6em;text-align:right}caption{font-weight:bold}"
+    values = {row.model: row.metrics["ndcg@10"] for row in comparison.rows}
+    charts = cost_charts(values, {row.model: (row.train_seconds, row.ms_per_user) for row in comparison.rows})
+    page = [*(table.html() for table in both), *(f"<figure>{chart}</figure>" for chart in charts)]
+    return f"<!doctype html><meta charset='utf-8'><style>{style}</style>" + "".join(page)
 
 
 def _cells(row: Row, tested: bool) -> tuple[str, ...]:
