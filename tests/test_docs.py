@@ -110,3 +110,12 @@ def test_every_setting_of_a_stage_stands_on_its_page(settings, pages: list[str])
     text = "".join((ROOT / f"docs/stages/{page}.md").read_text(encoding="utf-8") for page in pages)
     missing = [name for name in settings.model_fields if name not in {"name", "kind"} and f"`{name}`" not in text]
     assert not missing
+
+
+def test_result_tables_are_those_of_the_committed_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from tables import PAGE, filled
+
+    page = PAGE.read_text()
+    assert "<!-- compare benchmarks/results/" in page
+    assert filled(page) == page, "run `python benchmarks/tables.py`"

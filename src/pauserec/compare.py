@@ -158,9 +158,7 @@ def _seedless(value: Any) -> Any:
 def _row(name: str, members: Sequence[_Entry], dataset: Dataset, counts: np.ndarray) -> Row:
     values = np.mean([entry.values for entry in members], axis=0)
     per_seed = np.array([entry.values.mean(axis=0) for entry in members])
-    histories = dataset.split("test")
-    targets = np.array([history.target for history in histories])
-    parts = slices([history.items for history in histories], targets, counts)
+    parts = slices(dataset, counts)
     return Row(
         model=name,
         runs=[entry.run.path.name for entry in members],

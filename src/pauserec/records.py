@@ -40,12 +40,14 @@ class Dataset:
     items: n_items entries in an order that carries no information (sorted by a hash of the id).
     users: user ids, sorted. sequences: per user an int64 array of item numbers, length >= 3.
     fingerprint: content hash, changes with any item text or event.
+    days: per user the day (since 1970, UTC) of each event, -1 where the log has none; None without times.
     """
 
     items: tuple[Item, ...]
     users: tuple[str, ...]
     sequences: tuple[IntArray, ...]
     fingerprint: str
+    days: tuple[IntArray, ...] | None = None
     number_of: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

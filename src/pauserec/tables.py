@@ -98,5 +98,5 @@ def _cells(row: Row, tested: bool) -> tuple[str, ...]:
 
 
 def _slice(row: Row, part: str) -> str:
-    value = row.slices[part].get("ndcg@10")
+    value = row.slices.get(part, {}).get("ndcg@10")
     return "–" if value is None else f"{value:.4f}"

@@ -47,6 +47,21 @@ def test_events_are_sorted_by_time() -> None:
     assert names(prepared([("u", "a", 30), ("u", "b", 10), ("u", "c", 20)])) == ["b", "c", "a"]
 
 
+def test_days_are_kept_beside_the_items() -> None:
+    day = 86_400
+    dataset = prepared([("u", "a", 3 * day), ("u", "b", day), ("u", "c", 3 * day - 1), ("u", "d", 3 * day + 5)])
+    assert names(dataset) == ["b", "c", "a", "d"]
+    assert dataset.days is not None
+    assert [days.tolist() for days in dataset.days] == [[1, 2, 3, 3]]
+
+
+def test_without_times_there_are_no_days(tmp_path: Path) -> None:
+    path = tmp_path / "interactions.csv"
+    path.write_text("user_id,item_id,order\nu,a,0\nu,b,1\nu,c,2\n")
+    prepare(DataConfig(interactions=str(path), min_interactions=1), out=tmp_path / "out", log=lambda **values: None)
+    assert load_dataset(tmp_path / "out").days is None
+
+
 def test_ties_follow_neither_the_file_nor_the_id() -> None:
     events = [(f"u{n}", item, 5) for n in range(40) for item in "abc"]
     dataset = prepared(events)

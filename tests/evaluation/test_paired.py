@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pauserec.evaluation.paired import coverage, mean_popularity, paired_p_value, slices
+from pauserec.records import Dataset, Item
 
 
 def test_equal_models_do_not_differ_and_clear_winners_do() -> None:
@@ -46,12 +47,25 @@ def test_coverage_and_popularity() -> None:
     assert mean_popularity([[]], counts) == 0.0
 
 
+def board(lengths: list[int], targets: list[int], days: list[tuple[int, int]] | None = None) -> Dataset:
+    """Users with so many items before their target; days: of the last event before it, and of the target."""
+    sequences = tuple(np.array([4] * length + [target]) for length, target in zip(lengths, targets, strict=True))
+    times = days and tuple(np.array([0] * (n - 1) + list(last)) for n, last in zip(lengths, days, strict=True))
+    return Dataset(tuple(Item(f"i{n}") for n in range(5)), ("a", "b", "c"), sequences, "", times)
+
+
 def test_every_user_is_a_head_or_a_tail_user() -> None:
     counts = np.array([9, 1, 5, 0, 2])
-    histories = [np.arange(5), np.arange(11), np.arange(7)]
-    found = slices(histories, np.array([0, 3, 2]), counts)
+    found = slices(board([5, 11, 7], [0, 3, 2]), counts)
     assert found["head items"].tolist() == [True, False, False]
     assert found["tail items"].tolist() == [False, True, True]
     assert found["cold items"].tolist() == [False, True, False]
     assert found["short histories (at most 5)"].tolist() == [True, False, False]
     assert found["long histories (more than 10)"].tolist() == [False, True, False]
+    assert "same-day targets" not in found, "without times nobody knows"
+
+
+def test_a_target_of_the_same_day_is_told_from_a_later_one() -> None:
+    found = slices(board([5, 5, 5], [0, 1, 2], [(7, 7), (7, 8), (-1, -1)]), np.ones(5, dtype=np.int64))
+    assert found["same-day targets"].tolist() == [True, False, False]
+    assert found["later targets"].tolist() == [False, True, True]

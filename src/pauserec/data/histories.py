@@ -17,7 +17,7 @@ SHORTEST = 3
 class Histories:
     """Events that are left, and what left.
 
-    events: columns user_id, item_id, sorted by user, then by time.
+    events: columns user_id, item_id and, if there was one, day, sorted by user, then by time.
     ties: events that share their time with the user's event before. repeats: later events of a user with the same item.
     outside_core: events that k-core filtering dropped. short_users: users left out for having fewer than 3 events.
     """
@@ -34,7 +34,7 @@ def build_histories(
 ) -> Histories:
     """Sort events, treat repeats, filter.
 
-    events: columns user_id, item_id, time, line. k: least events per item and per user (k-core).
+    events: columns user_id, item_id, time, line, and day if it is known. k: least events per item and per user (k-core).
     """
     events, tied = _sorted(events, ties)
     before = events.height
@@ -45,7 +45,8 @@ def build_histories(
     core = events.filter(pl.Series(inside, dtype=pl.Boolean))
     left = core.filter(pl.len().over("user_id") >= SHORTEST)
     short = core["user_id"].n_unique() - left["user_id"].n_unique()
-    return Histories(left.select("user_id", "item_id"), tied, repeated, events.height - core.height, short)
+    kept = [name for name in ("user_id", "item_id", "day") if name in left.columns]
+    return Histories(left.select(kept), tied, repeated, events.height - core.height, short)
 
 
 def k_core(users: IntArray, items: IntArray, k: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

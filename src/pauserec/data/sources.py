@@ -21,6 +21,8 @@ from pauserec.records import Item
 
 DUPLICATE_EVENT, UNKNOWN_ITEM = "duplicate event", "unknown item"
 TIME_IGNORED = "timestamp left out (the order column counts)"
+DAY = 86_400 * 10**9
+"""Nanoseconds."""
 OrderedBy = Literal["order", "timestamp", "file"]
 
 
@@ -88,6 +90,7 @@ def _read_events(
             "item_id": pl.Series(read.item, dtype=pl.String),
             "time": pl.Series(key, dtype=pl.Int64 if whole else pl.Float64, strict=False),
             "line": pl.Series(read.line, dtype=pl.Int64),
+            "day": pl.Series([None if t is None else t // DAY for t in read.time], dtype=pl.Int64),
             "reason": pl.Series(problems, dtype=pl.String),
             "repair": pl.Series(read.repair, dtype=pl.String),
             "ignored": pl.Series(ignored, dtype=pl.Boolean),
@@ -104,7 +107,7 @@ def _read_events(
         counts.reasons.update(reasons.values())
     good = frame.filter(pl.col("reason") == "")
     _count(good, counts, units=ordered_by == "timestamp")
-    return good.select("user_id", "item_id", "time", "line"), ordered_by
+    return good.select("user_id", "item_id", "time", "line", "day"), ordered_by
 
 
 def _order_key(read: _Events, has_time: bool) -> tuple[OrderedBy, list[int | float | None], list[str]]:

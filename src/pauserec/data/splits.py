@@ -1,6 +1,7 @@
 """The dataset step: raw logs -> a prepared folder -> `Dataset`. Leave-last-out itself is `Dataset.split`.
 
-The folder holds items.parquet (item_id, title, categories; row = item number), histories.parquet (user_id, items),
+The folder holds items.parquet (item_id, title, categories; row = item number), histories.parquet (user_id, items, and
+day where the log has times),
 quarantine.jsonl and report.json.
 """
 
@@ -19,7 +20,7 @@ from pauserec.data.histories import Histories, build_histories, id_hash
 from pauserec.data.quarantine import write_quarantine
 from pauserec.data.sources import Raw, read_raw
 from pauserec.errors import DataError
-from pauserec.records import Dataset, Item
+from pauserec.records import Dataset, IntArray, Item
 from pauserec.run import write_atomically
 
 ITEMS, HISTORIES, QUARANTINE, REPORT = "items.parquet", "histories.parquet", "quarantine.jsonl", "report.json"
@@ -63,6 +64,7 @@ def load_dataset(path: Path) -> Dataset:
             users=tuple(histories["user_id"].to_list()),
             sequences=tuple(np.array(row, dtype=np.int64) for row in histories["items"].to_list()),
             fingerprint=str(fingerprint),
+            days=_days(histories),
         )
     except (OSError, PolarsError, PanicException, orjson.JSONDecodeError, KeyError, TypeError) as error:
         kind = type(error).__name__
@@ -106,11 +108,21 @@ def _number(events: pl.DataFrame, items: dict[str, Item]) -> Dataset:
     catalogue = sorted(events["item_id"].unique().to_list(), key=lambda item_id: (id_hash(item_id), item_id))
     numbers = pl.DataFrame({"item_id": catalogue, "number": np.arange(len(catalogue), dtype=np.int64)})
     numbered = events.join(numbers, on="item_id", how="left", maintain_order="left")
-    grouped = numbered.group_by("user_id", maintain_order=True).agg("number")
+    if "day" not in numbered.columns:
+        numbered = numbered.with_columns(day=pl.lit(None, dtype=pl.Int64))
+    grouped = numbered.group_by("user_id", maintain_order=True).agg("number", pl.col("day").fill_null(-1))
     users = grouped["user_id"].to_list()
     sequences = [np.array(row, dtype=np.int64) for row in grouped["number"].to_list()]
     entries = [items[item_id] for item_id in catalogue]
-    return Dataset(tuple(entries), tuple(users), tuple(sequences), _fingerprint(entries, users, sequences))
+    fingerprint = _fingerprint(entries, users, sequences)
+    return Dataset(tuple(entries), tuple(users), tuple(sequences), fingerprint, _days(grouped))
+
+
+def _days(histories: pl.DataFrame) -> tuple[IntArray, ...] | None:
+    """Days of every history's events; None where no event has one."""
+    if "day" not in histories.columns or not (histories["day"].explode() >= 0).any():
+        return None
+    return tuple(np.array(row, dtype=np.int64) for row in histories["day"].to_list())
 
 
 def _fingerprint(items: list[Item], users: list[str], sequences: list[np.ndarray[Any, np.dtype[np.int64]]]) -> str:
@@ -129,5 +141,12 @@ def _write_tables(dataset: Dataset, out: Path) -> None:
         pl.Series("categories", [list(item.categories) for item in dataset.items], dtype=pl.List(pl.String)),
     ]
     pl.DataFrame(columns).write_parquet(out / ITEMS)
-    histories = {"user_id": list(dataset.users), "items": [sequence.tolist() for sequence in dataset.sequences]}
-    pl.DataFrame(histories, schema={"user_id": pl.String, "items": pl.List(pl.Int64)}).write_parquet(out / HISTORIES)
+    histories: dict[str, Any] = {
+        "user_id": list(dataset.users),
+        "items": [sequence.tolist() for sequence in dataset.sequences],
+    }
+    schema: dict[str, Any] = {"user_id": pl.String, "items": pl.List(pl.Int64)}
+    if dataset.days is not None:
+        histories["day"] = [days.tolist() for days in dataset.days]
+        schema["day"] = pl.List(pl.Int64)
+    pl.DataFrame(histories, schema=schema).write_parquet(out / HISTORIES)

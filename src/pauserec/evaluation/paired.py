@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pauserec.evaluation.metrics import Values
-from pauserec.records import IntArray
+from pauserec.records import Dataset, IntArray
 
 DRAWS = 10_000
 
@@ -49,19 +49,26 @@ def mean_popularity(lists: Sequence[Sequence[int]], counts: IntArray, k: int = 1
     return float(percentile[shown].mean()) if shown else 0.0
 
 
-def slices(histories: Sequence[IntArray], targets: IntArray, counts: IntArray) -> dict[str, np.ndarray]:
-    """Which users belong to each slice, bool [n]. histories: items before the target; counts: training events per item.
+def slices(dataset: Dataset, counts: IntArray) -> dict[str, np.ndarray]:
+    """Which test users belong to each slice, bool [n]. counts: training events per item.
 
-    Head items are the fifth of the catalogue with the most training events; cold items have none.
+    Head items are the fifth of the catalogue with the most training events; cold items have none. Same-day targets
+    were chosen on the day of the event before: a basket more than a next wish.
     """
+    histories = dataset.split("test")
+    targets = np.array([history.target for history in histories])
     order = np.argsort(-counts, kind="stable")
     head = np.zeros(len(counts), dtype=bool)
     head[order[: max(1, len(counts) // 5)]] = True
-    length = np.array([len(history) for history in histories])
-    return {
+    length = np.array([len(history.items) for history in histories])
+    found = {
         "head items": head[targets],
         "tail items": ~head[targets],
         "cold items": counts[targets] == 0,
         "short histories (at most 5)": length <= 5,
         "long histories (more than 10)": length > 10,
     }
+    if dataset.days is not None:
+        same = np.array([days[-1] == days[-2] and days[-1] >= 0 for days in dataset.days])
+        found |= {"same-day targets": same, "later targets": ~same}
+    return found
