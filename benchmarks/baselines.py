@@ -1,6 +1,6 @@
 """SASRec on a data set: time to its best validation score, time to rank everybody, and RecTools' SASRec beside it.
 
-    python benchmarks/baselines.py --data PATH [--rectools PYTHON] [--budget 900] [--save]
+    python benchmarks/baselines.py --data PATH [--rectools PYTHON] [--budget 900] [--work FOLDER] [--save]
 
 PATH is Amazon Beauty. PYTHON is an interpreter with RecTools (docs/compare-with-rectools.md); it trains a model of the same
 size on the same split for `--budget` seconds, and both are timed to the best score that both reach. Seconds include
@@ -82,9 +82,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rectools", type=Path, help="a Python interpreter that has RecTools")
     parser.add_argument("--budget", type=float, default=900.0, help="seconds of training for RecTools")
+    parser.add_argument("--work", type=Path, help="keep the run here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        folder = options.work or Path(place)
+        folder.mkdir(exist_ok=True)
         mine = ours(options.data, folder / "run")
         content: dict[str, Any] = {
             "data": mine.pop("data"),
@@ -94,7 +96,7 @@ def main() -> None:
             "ours": mine,
         }
         if options.rectools:
-            (folder / "rectools").mkdir()
+            (folder / "rectools").mkdir(exist_ok=True)
             other = theirs(options.rectools, folder / "run", folder / "rectools", options.budget)
             score = min(mine["best_validation_ndcg@10"], other["best_validation_ndcg@10"])
             times = reached(mine["curve"], score), reached(other["curve"], score)

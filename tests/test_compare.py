@@ -1,6 +1,7 @@
 """`pauserec compare`: one table of several runs, under one protocol only."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,25 @@ def test_runs_of_another_protocol_are_refused(runs: dict[str, Path]) -> None:
         compare([runs["one"], runs["keep"]])
     with pytest.raises(RunError, match="no row 'best'"):
         compare([runs["one"]], reference="best")
+
+
+def test_a_run_without_ranks_says_how_to_make_them(runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs["one"], folder)
+    (folder / "ranks.parquet").unlink()
+    with pytest.raises(RunError, match=r"ranks\.parquet is missing: `pauserec run .* writes it") as caught:
+        compare([folder])
+    command = str(caught.value).split("`")[1].split()[1:]
+    subprocess.run([sys.executable, "-m", "pauserec", *command], check=True, capture_output=True, timeout=200)
+    assert compare([folder]).rows[0].metrics == compare([runs["one"]]).rows[0].metrics
+
+
+def test_other_data_is_refused_with_both_fingerprints(runs: dict[str, Path], tmp_path: Path) -> None:
+    saved = compare([runs["one"]])
+    other = dataclasses.replace(saved, data=dict(saved.data) | {"fingerprint": "f00d" * 16})
+    (tmp_path / "other.json").write_text(rendered(other, "json"))
+    with pytest.raises(RunError, match=f"other data than .*f00df00df00d.*{saved.data['fingerprint'][:12]}"):
+        compare([runs["one"], tmp_path / "other.json"])
 
 
 def test_all_can_be_ranked_by_the_other_rule(runs: dict[str, Path]) -> None:

@@ -82,9 +82,14 @@ def merged(parts: Sequence[Comparison]) -> Comparison:
 
 def check_protocol(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     """Raises RunError where two results are not under one protocol. Both: name, seen, data."""
-    for key, name in (("seen", "seen items"), ("data", "data")):
-        if one[key] != other[key]:
-            raise RunError(
-                f"{other['name']} has another rule for {name} than {one['name']} ({other[key]} and {one[key]}): compare "
-                "runs of one protocol"
-            )
+    names = (one["name"], other["name"])
+    if one["seen"] != other["seen"]:
+        raise RunError(
+            f"{names[1]} has another rule for seen items than {names[0]} ({other['seen']} and {one['seen']}): compare runs "
+            "of one protocol, or say --seen"
+        )
+    if one["data"] != other["data"]:
+        prints = [run["data"]["fingerprint"][:12] for run in (other, one)]
+        raise RunError(
+            f"{names[1]} has other data than {names[0]} (fingerprints {prints[0]} and {prints[1]}): compare runs on the same"
+        )

@@ -24,8 +24,9 @@ from pauserec.evaluation.evaluate import Result, Seen
 from pauserec.inference import TrainedRecommender, load
 from pauserec.llm.model import grow_vocabulary
 from pauserec.records import Split
-from pauserec.report import write_report
+from pauserec.report import REPORT, write_report
 from pauserec.results import (
+    RANKS,
     RESULT,
     BaselineTest,
     check_baseline,
@@ -127,7 +128,7 @@ def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:
 def _finish(folder: Run, tested: dict[str, FinishedStep]) -> dict[str, Any]:
     """Write result.json, ranks.parquet and the report, unless they tell of just these steps already."""
     written = folder.path / RESULT
-    if written.exists() and (folder.path / "report.html").exists():
+    if all((folder.path / name).exists() for name in (RESULT, RANKS, REPORT)):
         content: dict[str, Any] = orjson.loads(written.read_bytes())
         steps = {name: step.fingerprint for name, step in folder.steps.items()}
         if (content.get("steps"), content.get("recipe_sha256")) == (steps, recipe_hash(folder.recipe)):

@@ -37,14 +37,19 @@ def write_ranks(path: Path, results: Mapping[str, Mapping[Split, Result]], datas
 
 def read_ranks(path: Path) -> pl.DataFrame:
     """The table that `write_ranks` wrote. Raises RunError if it is missing, damaged or another table."""
+    remedy = f"`pauserec run {path.parent}/recipe.toml --out {path.parent}` writes it"
     try:
         frame = pl.read_parquet(path)
     except FileNotFoundError:
-        raise RunError(f"{path} is missing: run `pauserec evaluate` on the run folder first") from None
+        raise RunError(
+            f"{path} is missing: `pauserec run {path.parent}/recipe.toml --out {path.parent}` writes it"
+        ) from None
     except pl.exceptions.PolarsError as error:
-        raise RunError(f"{path} is not readable as Parquet ({str(error).splitlines()[0]}): evaluate again") from None
+        raise RunError(
+            f"{path} is not readable as Parquet ({str(error).splitlines()[0]}): delete it, {remedy}"
+        ) from None
     if frame.schema != SCHEMA:
-        raise RunError(f"{path} has columns {frame.columns}, not {list(SCHEMA)}: evaluate again")
+        raise RunError(f"{path} has columns {frame.columns}, not {list(SCHEMA)}: delete it, {remedy}")
     return frame
 
 
