@@ -3,7 +3,8 @@
     python benchmarks/baselines.py --data PATH [--rectools PYTHON] [--budget 900] [--work FOLDER] [--save]
 
 PATH is Amazon Beauty. PYTHON is an interpreter with RecTools (docs/compare-with-rectools.md); it trains a model of the same
-size on the same split for `--budget` seconds, and both are timed to the best score that both reach. Seconds include
+size on the same split for `--budget` seconds, and both are timed to the best score that both reach. Each side trains with
+the loss it recommends: ours a softmax over sampled items, RecTools its default, over all of them. Seconds include
 validation, after each epoch, on the same 5,000 users.
 """
 
@@ -45,7 +46,7 @@ def ours(data: Path, folder: Path) -> dict[str, Any]:
 
 
 def theirs(python: Path, run: Path, folder: Path, budget: float) -> dict[str, Any]:
-    """Train RecTools' SASRec, softmax over all items as its authors advise, on the exported split."""
+    """Train RecTools' SASRec on the exported split, with its own defaults for loss (a softmax over all items) and batch."""
     settings = next(baseline for baseline in Recipe.load(RECIPE).baselines if baseline.name == NAME)
     dataset = load_dataset(run / "dataset")
     users = folder / "users.txt"

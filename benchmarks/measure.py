@@ -70,10 +70,8 @@ def matrix_rate(dtype: torch.dtype, rows: int = 400, inner: int = 576, columns: 
 
 def header() -> dict[str, Any]:
     """Hardware, versions, commit and date of a result."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "src"], capture_output=True, text=True).stdout.strip()
+    commit = _git("rev-parse", "--short", "HEAD") or os.environ.get("PAUSEREC_COMMIT", "unknown")
+    changed = _git("status", "--porcelain", "src")
     return {
         "date": datetime.date.today().isoformat(),
         "commit": commit + ("+changes" if changed else ""),
@@ -125,6 +123,15 @@ def _calibrate() -> float:
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def _git(*arguments: str) -> str:
+    """What git prints; nothing where there is no git or no repository."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _processor() -> str:

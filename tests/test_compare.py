@@ -109,12 +109,12 @@ def test_saved_comparisons_are_as_good_as_their_runs(runs: dict[str, Path], tmp_
 
 def test_published_numbers_stand_beside_ours_where_the_data_is_the_same(runs: dict[str, Path]) -> None:
     beauty = {"users": 22363, "items": 12101, "interactions": 198502}
-    assert published(beauty, "run/tiger, refitted") == ".0405 / .0623 / .0267 / .0337"
-    assert published(beauty, "sasrec") == "– / .0921 / – / .0531"
+    assert published(beauty, "run/tiger, refitted") == ".0405 / .0623 / .0267 / .0337 (keep)"
+    assert published(beauty, "sasrec") == "– / .0921 / – / .0531 (drop)"
     assert published(beauty, "mine") == published(beauty | {"users": 1}, "tiger") == ""
     found = compare([runs["one"]])
     assert "published" not in rendered(found, "md")
-    assert "| – / .0921 / – / .0531 |" in rendered(dataclasses.replace(found, data=beauty), "md")
+    assert "| – / .0921 / – / .0531 (drop) |" in rendered(dataclasses.replace(found, data=beauty), "md")
 
 
 @pytest.mark.parametrize("form", ["md", "html", "json"])

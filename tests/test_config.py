@@ -71,3 +71,16 @@ def test_settings_cannot_be_changed(tiny_settings: Callable[..., dict[str, Any]]
     recipe = Recipe.parse(tiny_settings())
     with pytest.raises(Exception, match="frozen"):
         recipe.name = "other"  # type: ignore[misc]
+
+
+def test_a_strict_stage_may_not_build_on_a_refit() -> None:
+    refit = ("stages.sft.final_fit=train+validation",)
+    with pytest.raises(RecipeError, match="'implicit_sft' has final_fit = 'train' but builds on 'sft'"):
+        Recipe.load("pauserec", refit)
+    both = Recipe.load("pauserec", (*refit, "stages.implicit_sft.final_fit=train+validation"))
+    assert {getattr(stage, "final_fit", None) for stage in both.stages} == {None, "train+validation"}
+
+
+def test_a_baseline_refuses_what_only_language_models_know() -> None:
+    with pytest.raises(RecipeError, match="sasrec: sharding is for language models"):
+        Recipe.load("baselines/sasrec", ("baselines.sasrec.sharding=fsdp2",))

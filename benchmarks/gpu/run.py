@@ -5,7 +5,7 @@
 
 OUT/rows.json grows by each run that ends, so a session cut short keeps what is done; a run that stands in it is not done again,
 and files of several sessions can be put together: `--merge FILE ...` adds theirs. Runs go on from their checkpoints if FOLDER
-is still there.
+is still there. A run may take twice its guess; then it is cut short, so that those after it have their turn.
 """
 
 import argparse
@@ -20,14 +20,16 @@ from typing import Any
 from entries import Entry, identity, read
 from measure import header
 
-from pauserec.compare import compare
+from pauserec.errors import PauserecError
 from pauserec.evaluation.metrics import METRICS
 from pauserec.results import COST
 from pauserec.run import write_atomically
 
 RESERVE = 15.0
 """Seconds kept back for writing summaries."""
-KEYS = ("data", "method", "seed", "seen", "run")
+COUNTED = ("popularity", "co-occurrence")
+PATIENCE = 2.0
+"""How many times its guess a run may take."""
 
 
 class Rows:
@@ -40,20 +42,26 @@ class Rows:
             self.merge(json.loads(path.read_text()))
 
     def merge(self, other: dict[str, Any]) -> None:
-        """Take over what another session measured; a row that stands here already stays."""
+        """Take over what another session measured."""
         about = {key: other[key] for key in ("hardware", "commit", "date")}
-        known = {self._key(row) for row in self.content["rows"]}
-        self.content["rows"] += [about | row for row in other["rows"] if self._key(row) not in known]
+        self._take([about | row for row in other["rows"]])
 
     def done(self, entry: Entry) -> bool:
-        """Whether a run's rows are here."""
-        return any(row["run"] == entry.key for row in self.content["rows"])
+        """Whether a run was tested, by both rules for seen items."""
+        return {row["seen"] for row in self.content["rows"] if row["run"] == entry.key} == {"keep", "drop"}
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Add a run's rows; what several runs share (counted baselines) stands once."""
-        shared = [{key: row[key] for key in (*KEYS[:-1], *METRICS)} for row in self.content["rows"]]
-        self.content["rows"] += [row for row in rows if {key: row[key] for key in (*KEYS[:-1], *METRICS)} not in shared]
+        """Add rows of a run."""
+        self._take(rows)
         self.save()
+
+    def _take(self, rows: list[dict[str, Any]]) -> None:
+        """A row that stands here already stays; counted baselines, which many runs test, stand once."""
+        known = {_key(row) for row in self.content["rows"]}
+        for row in rows:
+            if _key(row) not in known:
+                known.add(_key(row))
+                self.content["rows"].append(row)
 
     def give_up(self, entry: Entry, why: str) -> None:
         """Remember that a run was not done."""
@@ -63,32 +71,35 @@ class Rows:
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
-        self.content["not_done"] = {k: v for k, v in self.content["not_done"].items() if not self._has(k)}
+        done = {row["run"] for row in self.content["rows"]}
+        self.content["not_done"] = {run: why for run, why in self.content["not_done"].items() if run not in done}
         write_atomically(self.path, json.dumps(self.content, indent=1).encode())
 
     def table(self) -> str:
         """All rows as a Markdown table."""
-        lines = ["| data | method | seed | seen | " + " | ".join(METRICS) + " | train s | ms/user |", "|---" * 10 + "|"]
+        heads = ["data", "method", "run", "seed", "seen", "chosen by", *METRICS, "train s", "ms/user"]
+        lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for row in self.content["rows"]:
-            cells = [row["data"], row["method"], row["seed"], row["seen"], *(f"{row[m]:.4f}" for m in METRICS)]
+            cells = [row[key] for key in ("data", "method", "run", "seed", "seen", "selected_by")]
+            cells += [f"{row[m]:.4f}" for m in METRICS]
             lines.append(
                 "| " + " | ".join(map(str, [*cells, f"{row['train_seconds']:.0f}", f"{row['ms_per_user']:.2f}"])) + " |"
             )
         return "\n".join(lines)
 
-    def _has(self, run: str) -> bool:
-        return any(row["run"] == run for row in self.content["rows"])
 
-    @staticmethod
-    def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(row[key] for key in KEYS)
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    counted = row["method"] in COUNTED
+    return row["data"], row["method"], row["seen"], *((None, None) if counted else (row["seed"], row["run"]))
 
 
 def start(entry: Entry, prepared: Path, work: Path) -> Path:
     """The run's folder: as it was left, else a copy of what it starts from."""
     folder = work / entry.key
-    source = work / entry.start if entry.start and (work / entry.start).exists() else prepared / identity(entry.load())
+    source = work / entry.start if entry.start else prepared / identity(entry.load())
     if not folder.exists():
+        if entry.start and not (source / "result.json").exists():
+            raise FileNotFoundError(f"it goes on from {entry.start}, which is not finished in {work}")
         if not source.exists():
             raise FileNotFoundError(f"{source} is missing: run prepare.py for this list of rows")
         shutil.copytree(
@@ -111,18 +122,38 @@ def train(entry: Entry, folder: Path, seconds: float) -> str | None:
     return f"failed with exit code {code}, see {folder.with_suffix('.log').name}" if code else None
 
 
-def summaries(entry: Entry, folder: Path, seconds: float) -> list[dict[str, Any]]:
-    """A row for every model and either rule for seen items."""
-    stages = json.loads((folder / "result.json").read_text())["stages"]
-    cost = {name: {key: stage.get(key) for key in COST} for name, stage in stages.items()}
-    about = {"data": entry.data, "seed": entry.seed, "run": entry.key, "run_seconds": round(seconds, 1), "stages": cost}
-    rows = []
-    for seen in ("keep", "drop"):
-        for row in compare([folder], seen=seen).rows:
-            found = {"method": entry.methods.get(row.model, row.model), "seen": seen, **row.metrics, "ci95": row.ci95}
-            found |= {"train_seconds": row.train_seconds, "ms_per_user": row.ms_per_user, "slices": row.slices}
-            rows.append(about | found)
-    return rows
+def summaries(entry: Entry, folder: Path, seen: str, seconds: float) -> list[dict[str, Any]]:
+    """A row for every model by one rule for seen items; by the other one than the run's, in a process with a limit."""
+    result = json.loads((folder / "result.json").read_text())
+    command = [sys.executable, "-m", "pauserec", "compare", str(folder), "--seen", seen, "--format", "json"]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, timeout=max(seconds, 1.0), check=True).stdout
+    cost = {name: {key: stage.get(key) for key in COST} for name, stage in result["stages"].items()}
+    about = {"data": entry.data, "run": entry.key, "seed": entry.seed, "selected_by": result["seen"], "stages": cost}
+    kept = ("ci95", "train_seconds", "ms_per_user", "slices")
+    return [
+        about
+        | {"method": entry.methods.get(row["model"], row["model"]), "seen": seen, **row["metrics"]}
+        | {key: row[key] for key in kept}
+        for row in json.loads(printed)["rows"]
+    ]
+
+
+def do(entry: Entry, rows: Rows, options: argparse.Namespace, deadline: float) -> None:
+    """One run: train, test by its own rule for seen items, then by the other. Whatever fails is noted."""
+    began = time.monotonic()
+    try:
+        folder = start(entry, options.prepared, options.work)
+        failed = train(entry, folder, min(deadline - began, PATIENCE * 60 * entry.minutes))
+        if failed:
+            rows.give_up(entry, failed)
+            return
+        native = json.loads((folder / "result.json").read_text())["seen"]
+        for seen in (native, {"keep": "drop", "drop": "keep"}[native]):
+            rows.add(summaries(entry, folder, seen, deadline - time.monotonic()))
+    except (OSError, KeyError, ValueError, subprocess.SubprocessError, PauserecError) as error:
+        rows.give_up(entry, f"{type(error).__name__}: {error}")
+    else:
+        print(f"{entry.key}: {time.monotonic() - began:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -147,14 +178,7 @@ def main() -> None:
         if entry.minutes * 60 > left:
             rows.give_up(entry, f"needs about {entry.minutes} minutes, {max(left, 0) / 60:.1f} are left")
             continue
-        began = time.monotonic()
-        folder = start(entry, options.prepared, options.work)
-        failed = train(entry, folder, left)
-        if failed:
-            rows.give_up(entry, failed)
-            continue
-        rows.add(summaries(entry, folder, time.monotonic() - began))
-        print(f"{entry.key}: {time.monotonic() - began:.0f} s", flush=True)
+        do(entry, rows, options, deadline)
     rows.save()
     table = rows.table()
     (options.out / "rows.md").write_text(table + "\n")

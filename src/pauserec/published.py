@@ -1,4 +1,4 @@
-"""Published numbers to stand beside ours: claims, under the papers' own protocols (seen items kept unless said)."""
+"""Published numbers to stand beside ours: claims, under the papers' own protocols. published.json names the sources."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -17,7 +17,9 @@ def _content() -> dict[str, Any]:
 
 
 def published(data: Mapping[str, Any], model: str) -> str:
-    """Metrics of a model as its table prints them, "–" for one not given; empty where nothing is known.
+    """Metrics of a model as its table prints them, "–" for one not given, and the rule for seen items they were measured by.
+
+    Empty where nothing is known.
 
     data: users, items and interactions, by which the data set is recognised. model: a row's name.
     """
@@ -26,5 +28,7 @@ def published(data: Mapping[str, Any], model: str) -> str:
     for entry in _content()["data"]:
         if entry["counts"] == counts and name in entry["rows"]:
             row = entry["rows"][name]
-            return " / ".join(f"{row[metric]:.4f}".lstrip("0") if metric in row else "–" for metric in METRICS)
+            rule = _content()["seen"].get(name, _content()["seen"]["*"])
+            values = (f"{row[metric]:.4f}".lstrip("0") if metric in row else "–" for metric in METRICS)
+            return f"{' / '.join(values)} ({rule})"
     return ""

@@ -53,7 +53,7 @@ def tables(comparison: Comparison) -> tuple[TextTable, TextTable]:
     columns += (f"against {comparison.reference}", "p") if tested else ()
     columns += ("train s", "ms/user", "coverage", "popularity")
     known = [published(data, row.model) for row in comparison.rows]
-    columns += ("published Hit@5 / 10, NDCG@5 / 10",) if any(known) else ()
+    columns += ("published Hit@5 / 10, NDCG@5 / 10 (seen items)",) if any(known) else ()
     rows = tuple(
         _cells(row, tested) + ((beside,) if any(known) else ())
         for row, beside in zip(comparison.rows, known, strict=True)

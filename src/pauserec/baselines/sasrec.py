@@ -2,9 +2,10 @@
 
 Paper: Kang & McAuley 2018, "Self-Attentive Sequential Recommendation", Section III. As there: learned positions counted
 from the end of the window, attention on layer-normed queries, ReLU feed-forward layers, one embedding table for input and
-output. Deviations: batches hold histories of similar length instead of padding all to the window; besides the paper's
-binary cross-entropy a softmax over all or sampled items (Klenitskiy & Vasilev 2023; eSASRec, 2025); the table starts at
-a normal of deviation 0.02, embeddings are not scaled by sqrt(width).
+output. Deviations: batches hold histories of similar length instead of padding all to the window; the item drawn for
+binary cross-entropy may stand in the history (the paper draws until it does not); besides that loss there is a softmax
+over all or sampled items (Klenitskiy & Vasilev 2023; eSASRec, 2025); the table starts at a normal of deviation 0.02,
+embeddings are not scaled by sqrt(width).
 
 Shapes: B histories, n items, D width, H heads.
 """

@@ -21,6 +21,15 @@ class BaselineSettings(ValidatedSettings):
     validation_users: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=10, ge=1)
 
+    @model_validator(mode="after")
+    def _small(self) -> Self:
+        for name in ("sharding", "compile", "gradient_checkpointing"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{self.name}: {name} is for language models, a baseline knows nothing of it: leave it out"
+                )
+        return self
+
 
 class SequentialSettings(BaselineSettings):
     """What every model over items can set."""

@@ -49,6 +49,8 @@ class Recipe(Settings):
                     raise ValueError(f"stage {stage.name!r} starts from {start!r}; known before it: {sorted(known)}")
             if stage.name in known:
                 raise ValueError(f"two stages are named {stage.name!r}")
+            if getattr(stage, "final_fit", None) == "train":
+                self._check_strict(stage)
             known.add(stage.name)
         rows = [model.name for model in self.evaluation.models] + list(self.evaluation.baselines)
         for baseline in self.baselines:
@@ -69,6 +71,16 @@ class Recipe(Settings):
                 f"decoding.beams ({self.decoding.beams}) must be at least evaluation.top_k ({self.evaluation.top_k})"
             )
         return self
+
+    def _check_strict(self, stage: Stage) -> None:
+        """Raises ValueError if what a strict stage starts from, or its IDs, have seen validation events."""
+        fits = {entry.name: getattr(entry, "final_fit", "train") for entry in (*self.stages, *self.baselines)}
+        for name in (*stage.starts_from, self.embedder.baseline):
+            if name and fits.get(name) == "train+validation":
+                raise ValueError(
+                    f"stage {stage.name!r} has final_fit = 'train' but builds on {name!r}, which has 'train+validation': give "
+                    "both the same"
+                )
 
     @property
     def over_items(self) -> tuple[Baseline, ...]:

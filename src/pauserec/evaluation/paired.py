@@ -53,7 +53,7 @@ def slices(dataset: Dataset, counts: IntArray) -> dict[str, np.ndarray]:
     """Which test users belong to each slice, bool [n]. counts: training events per item.
 
     Head items are the fifth of the catalogue with the most training events; cold items have none. Same-day targets
-    were chosen on the day of the event before: a basket more than a next wish.
+    were chosen on the day of the event before: a basket more than a next wish. Users without a day are in neither slice.
     """
     histories = dataset.split("test")
     targets = np.array([history.target for history in histories])
@@ -69,6 +69,7 @@ def slices(dataset: Dataset, counts: IntArray) -> dict[str, np.ndarray]:
         "long histories (more than 10)": length > 10,
     }
     if dataset.days is not None:
-        same = np.array([days[-1] == days[-2] and days[-1] >= 0 for days in dataset.days])
-        found |= {"same-day targets": same, "later targets": ~same}
+        before, day = np.array([days[-2:] for days in dataset.days]).T
+        known = (before >= 0) & (day >= 0)
+        found |= {"same-day targets": known & (day == before), "later targets": known & (day != before)}
     return found
