@@ -1,8 +1,10 @@
 """What each trained baseline computes, against a plain reading of its paper."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 import torch
 from torch import Tensor
@@ -13,9 +15,10 @@ from pauserec.baselines.hgn import Hgn
 from pauserec.baselines.item_loss import ItemLoss
 from pauserec.baselines.rearec import Rearec
 from pauserec.baselines.tiger import Tiger
+from pauserec.baselines.trained import load_baseline
 from pauserec.config import BaselineJob, Recipe, TigerConfig
 from pauserec.data.batches import IGNORE
-from pauserec.errors import RecipeError
+from pauserec.errors import RecipeError, RunError
 from pauserec.semantic_ids.codes import SemanticIds
 
 ITEMS = 20
@@ -184,3 +187,13 @@ def test_every_event_but_the_first_is_a_tiger_sample() -> None:
             samples.add((read, item_of[tuple(label)]))
     expected = {(tuple(range(max(0, n - 4), n)), n) for n in range(1, 7)} | {((8,), 9)}
     assert samples == expected
+
+
+def test_a_damaged_tiger_is_named(tmp_path: Path) -> None:
+    ids, settings = small_ids(), config("tiger", layers=1, heads=2, head_width=4, feed=16)
+    TigerRecommender(Tiger(ids.sizes, settings), ids, settings).save(tmp_path)
+    content = orjson.loads((tmp_path / "settings.json").read_bytes())
+    for codes in ("text", [[0, 0]], [[9, 9, 9]], None):
+        (tmp_path / "settings.json").write_bytes(orjson.dumps(content | {"codes": codes}))
+        with pytest.raises(RunError, match="is damaged: train the baseline again"):
+            load_baseline(tmp_path)

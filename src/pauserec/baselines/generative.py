@@ -15,7 +15,7 @@ from pauserec.baselines.tiger import Tiger, TigerScorer
 from pauserec.config import BaselineJob, TigerConfig
 from pauserec.decoding.beam import beam_search
 from pauserec.decoding.catalogue import Catalogue
-from pauserec.errors import RunError
+from pauserec.errors import RunError, SemanticIdError
 from pauserec.evaluation.metrics import CUTOFFS
 from pauserec.evaluation.validation import validator
 from pauserec.fit import fit
@@ -73,9 +73,7 @@ class TigerRecommender:
         order = np.argsort([min(len(history), self.settings.history_length) for history in histories], kind="stable")
         for begin in range(0, len(histories), CHUNK):
             rows = order[begin : begin + CHUNK].tolist()
-            here = limits.rows(rows) if limits else Offer()
-            limited = here.allow is not None or here.deny is not None
-            only = self.catalogue.filter(deny=here.deny, allow=here.allow) if limited else None
+            only = self.catalogue.offered(limits, rows)
             memory = self.model.encode(self._read([histories[row] for row in rows]))
             scorer = TigerScorer(self.model, memory)
             found = beam_search(scorer, self.catalogue, max(k, self.settings.beams), normalise="codebook", only=only)
@@ -93,7 +91,10 @@ class TigerRecommender:
         settings, about = read_settings(folder)
         if not isinstance(settings, TigerConfig) or not {"codes", "sizes"} <= about.keys():
             raise RunError(f"{folder} is damaged: train the baseline again")
-        ids = SemanticIds(np.array(about["codes"]), tuple(about["sizes"]))
+        try:
+            ids = SemanticIds(np.array(about["codes"]), tuple(about["sizes"]))
+        except (SemanticIdError, TypeError, ValueError):
+            raise RunError(f"{folder} is damaged: train the baseline again") from None
         model = Tiger(ids.sizes, settings)
         read_weights(folder, model)
         return cls(model.to(best_device()), ids, settings)

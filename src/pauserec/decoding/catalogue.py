@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pauserec.errors import SemanticIdError
-from pauserec.records import IntArray
+from pauserec.records import IntArray, Offer
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,11 @@ class Catalogue:
             place = torch.searchsorted(denied, allowed).clamp(max=denied.shape[1] - 1)
             allowed = allowed.masked_fill(denied.gather(1, place) == allowed, len(self)).sort(dim=1).values
         return Filter(denied, allowed, limited)
+
+    def offered(self, offer: Offer | None, rows: Sequence[int]) -> Filter | None:
+        """The filter of some of an offer's histories; None where nothing limits them."""
+        here = offer.rows(rows) if offer else Offer()
+        return None if here.allow is None and here.deny is None else self.filter(deny=here.deny, allow=here.allow)
 
     @cached_property
     def _by_item(self) -> tuple[Tensor, Tensor]:

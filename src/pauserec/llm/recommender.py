@@ -75,8 +75,6 @@ class LLMRecommender:
         store = PrefixStore(0) if self.store is None else self.store
         limits = (offer or Offer()).without(histories) if drop_seen else offer
         for rows in _batches([len(prompt.tokens) for prompt in prompts], self.decoding.batch_tokens):
-            here = limits.rows(rows) if limits else Offer()
-            limited = here.allow is not None or here.deny is not None
             with self._precision():
                 found = decode(
                     self.model,
@@ -84,7 +82,7 @@ class LLMRecommender:
                     [prompts[row] for row in rows],
                     beams,
                     normalise=self.decoding.normalise,
-                    only=self.catalogue.filter(deny=here.deny, allow=here.allow) if limited else None,
+                    only=self.catalogue.offered(limits, rows),
                     store=store,
                     rationales=self.prompts.rationales(),
                 )
