@@ -1,6 +1,7 @@
 """`pauserec compare`: one table of several runs, under one protocol only."""
 
 import dataclasses
+import io
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from rich.console import Console
 
 from pauserec.compare import compare
 from pauserec.config import Recipe
@@ -18,7 +20,7 @@ from pauserec.errors import RunError
 from pauserec.pipeline import run
 from pauserec.published import published
 from pauserec.results import counted_test
-from pauserec.tables import rendered
+from pauserec.tables import rendered, tables
 
 
 def recipe(data: Path, seen: str = "drop", refit: bool = False, **settings: Any) -> Recipe:
@@ -164,6 +166,20 @@ def test_all_can_be_ranked_by_the_other_rule(runs: dict[str, Path]) -> None:
 
 def recipe_of(run: Path) -> Recipe:
     return Recipe.load(run / "recipe.toml")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_in_a_terminal_no_cell_is_broken(runs: dict[str, Path], width: int) -> None:
+    for table in tables(compare([runs["one"], runs["wide"]], reference="co-occurrence")):
+        parts = table.parts(width)
+        assert [heading for part in parts for heading in part.headings[1:]] == list(table.headings[1:])
+        console = Console(width=width, file=io.StringIO())
+        for part in parts:
+            console.print(part.rich())
+        printed = console.file.getvalue()  # type: ignore[attr-defined]
+        assert max(map(len, printed.splitlines())) <= width
+        assert all(cell in printed for row in table.rows for cell in row)
+        assert all(word in printed for heading in table.headings for word in heading.split())
 
 
 def test_the_command_line(runs: dict[str, Path]) -> None:

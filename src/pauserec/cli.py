@@ -195,7 +195,8 @@ def compare(
     found = compare_runs(runs, reference, seen.value if seen else None)
     if format_ is ComparisonFormat.table:
         for table in tables(found):
-            console.print(table.rich())
+            for part in table.parts(console.width):
+                console.print(part.rich())
     else:
         print(rendered(found, format_.value))
 

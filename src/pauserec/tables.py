@@ -23,13 +23,35 @@ class TextTable:
     rows: tuple[tuple[str, ...], ...]
 
     def rich(self) -> Table:
-        """For the terminal."""
+        """For the terminal. No cell is broken; headings may be, between words."""
         table = Table(title=Text(self.title))
-        for place, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if place else "left")
+        for place, (heading, width) in enumerate(zip(self.headings, self._widths(), strict=True)):
+            table.add_column(heading, justify="right" if place else "left", width=width)
         for row in self.rows:
             table.add_row(*map(Text, row))
         return table
+
+    def parts(self, width: int) -> list["TextTable"]:
+        """As many tables of the same rows as it takes for each to fit `width` characters; all begin with the first column."""
+        first, *others = self._widths()
+        groups: list[list[int]] = [[]]
+        used = room = first + 4
+        for place, wide in enumerate(others, start=1):
+            if groups[-1] and used + wide + 3 > width:
+                groups.append([])
+                used = room
+            groups[-1].append(place)
+            used += wide + 3
+        return [self._columns([0, *group]) for group in groups]
+
+    def _columns(self, places: list[int]) -> "TextTable":
+        rows = tuple(tuple(row[place] for place in places) for row in self.rows)
+        return TextTable(self.title, tuple(self.headings[place] for place in places), rows)
+
+    def _widths(self) -> list[int]:
+        """What each column needs: its longest cell, or the longest word of its heading."""
+        words = [max(map(len, heading.split()), default=0) for heading in self.headings]
+        return [max([word, *(len(row[place]) for row in self.rows)]) for place, word in enumerate(words)]
 
     def markdown(self) -> str:
         """As a Markdown table; a bar inside a cell is escaped."""
