@@ -27,6 +27,7 @@ from pauserec.decoding import beam
 from pauserec.decoding.beam import Beams
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.llm.decoder import decode
+from pauserec.llm.graphs import Graphs
 from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast, grow_vocabulary
 from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.prompts import Format, Prompts
@@ -47,8 +48,9 @@ WORDS = (
 class Ours:
     """Requests through pauserec."""
 
-    def __init__(self, folder: Path, ids: SemanticIds, dtype: torch.dtype) -> None:
-        self.model = LanguageModel.load(folder, ids).to(dtype).to(DEVICE).prepare_inference()
+    def __init__(self, folder: Path, ids: SemanticIds, dtype: torch.dtype, *, compile: bool = False) -> None:
+        self.model = LanguageModel.load(folder, ids).to(dtype).to(DEVICE).prepare_inference(compile=compile)
+        self.graphs: Graphs | None = None
         self.catalogue = Catalogue.build(ids.codes, ids.sizes).to(DEVICE)
         self.codes = ids.codes.tolist()
         form = Format(("title", "categories"), pauses=5)
@@ -61,7 +63,7 @@ class Ours:
     def scored(self, prompts: list[list[int]], k: int, store: PrefixStore | None = None) -> Beams:
         """Items and scores."""
         marked = [MarkedPrompt(prompt, (len(prompt),)) for prompt in prompts]
-        return decode(self.model, self.catalogue, marked, k, store=store)
+        return decode(self.model, self.catalogue, marked, k, store=store, graphs=self.graphs)
 
 
 class Theirs:

@@ -1,21 +1,21 @@
 """The lean forward gives the states of transformers' own, and leaves alone the models it does not know."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from test_tree import CONFIGS, as_tree, make
+from torch._dynamo.testing import CompileCounter
 from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
 
+from pauserec.llm import packed
 from pauserec.llm.cache import BranchPass, ExtendPass, TreeCache
 from pauserec.llm.fused import FusedBackbone, can_fuse
 from pauserec.llm.packed import can_pack
 
 CPU = torch.device("cpu")
 KNOWN = [config for config in CONFIGS if isinstance(config.values[0], LlamaConfig | Qwen3Config)]
-pytestmark = pytest.mark.skipif(
-    not can_pack(torch.zeros(1, 1)), reason="this build of PyTorch lacks oneDNN's operators"
-)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -33,11 +33,15 @@ def test_a_sliding_window_or_another_activation_is_left_to_transformers() -> Non
 
 @pytest.mark.parametrize("config", KNOWN)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("pack", [True, False])
 @torch.inference_mode()
-def test_states_equal_those_of_transformers(config: PreTrainedConfig, dtype: torch.dtype, tolerance: float) -> None:
+def test_states_equal_those_of_transformers(
+    config: PreTrainedConfig, dtype: torch.dtype, tolerance: float, pack: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make(config).to(dtype)
-    if not can_pack(model.lm_head.weight):
-        pytest.skip("this processor has no bfloat16 products")
+    if pack and not can_pack(model.lm_head.weight):
+        pytest.skip("this processor or this build of PyTorch has no packed products of this type")
+    monkeypatch.setattr(packed, "can_pack", lambda weight: pack)
     lean, embed, beams = FusedBackbone(copy.deepcopy(model.base_model)), model.get_input_embeddings(), 3
     lengths, prompts = [300, 7, 140], torch.randint(0, 100, (447,))
     caches = [TreeCache(3, 310, 2 * beams, CPU) for _ in range(3)]
@@ -54,3 +58,21 @@ def test_states_equal_those_of_transformers(config: PreTrainedConfig, dtype: tor
     expected = as_tree(model, step, BranchPass(caches[0], [], beams))
     found = lean.hidden(embed(step), BranchPass(caches[2], [], beams))
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("config", KNOWN)
+@torch.inference_mode()
+def test_a_compiler_makes_each_half_of_a_layer_once(config: PreTrainedConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    compilations = CompileCounter()
+    monkeypatch.setattr(packed, "can_pack", lambda weight: False)  # as on a GPU
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compilations))
+    torch.compiler.reset()
+    model = make(config)
+    lean, embed = FusedBackbone(copy.deepcopy(model.base_model), compile=True), model.get_input_embeddings()
+    for length in (30, 30, 47, 12):
+        prompt = torch.randint(0, 100, (length,))
+        expected = as_tree(model, prompt, ExtendPass(TreeCache(1, 60, 6, CPU), [length]))
+        found = lean.last(embed(prompt), ExtendPass(TreeCache(1, 60, 6, CPU), [length]))
+        torch.testing.assert_close(found, expected[-1:], atol=1e-4, rtol=1e-4)
+    # the first half, the second half for a prompt and for one token, and both again for any length
+    assert compilations.frame_count == 5, "not once per layer, and not once per length"

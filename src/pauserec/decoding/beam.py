@@ -56,16 +56,30 @@ class LooksAhead(NextCode, Protocol):
 
 @dataclass(frozen=True)
 class Beams:
-    """items: int64 [B, K] item numbers, best first, -1 where fewer were legal. scores: float32 [B, K], -inf there."""
+    """items: int64 [B, K] item numbers, best first, -1 where fewer were legal. scores: float32 [B, K], -inf there.
+
+    overflow: bool [], of a search of fixed shape that looked ahead: whether more children were legal than it had room
+    for. Then the rest means nothing.
+    """
 
     items: Tensor
     scores: Tensor
+    overflow: Tensor | None = None
 
 
 def beam_search(
-    model: NextCode, catalogue: Catalogue, beams: int, *, normalise: Normalise = "full", only: Filter | None = None
+    model: NextCode,
+    catalogue: Catalogue,
+    beams: int,
+    *,
+    normalise: Normalise = "full",
+    only: Filter | None = None,
+    fixed: bool = False,
 ) -> Beams:
-    """The best `beams` legal items per request by summed log-probability of their codes."""
+    """The best `beams` legal items per request by summed log-probability of their codes.
+
+    fixed: no shape and no branch depends on scores, as a CUDA graph needs; a model that can look ahead always does.
+    """
     step = model.start()
     batch, device = len(step.logits), step.logits.device
     prefix_BK = torch.zeros(batch, 1, dtype=torch.int64, device=device)
@@ -74,6 +88,7 @@ def beam_search(
         empty = torch.full((batch, beams), -1, dtype=torch.int64, device=device)
         return Beams(empty, torch.full((batch, beams), -torch.inf, device=device))
     ahead: _Ahead | None = None
+    overflow: Tensor | None = None
     for level, size in enumerate(catalogue.sizes):
         legal = catalogue.legal(catalogue.bounds(prefix_BK, level), only) & (score_BK > -torch.inf)[..., None]
         total = score_BK[..., None] + _log_probabilities(step, legal, normalise)
@@ -87,17 +102,18 @@ def beam_search(
             children = None
             if level + 3 == len(catalogue.sizes) and isinstance(model, LooksAhead):
                 following = catalogue.legal(catalogue.bounds(prefix_BK, level + 1), only)
-                children = _few(following & (score_BK > -torch.inf)[..., None], LOOK_AHEAD * beams)
+                following &= (score_BK > -torch.inf)[..., None]
+                children = _few(following.flatten(1), LOOK_AHEAD * beams, fixed=fixed)
             if children is None or not isinstance(model, LooksAhead):
                 step = model.advance(parent_BK, code_BK)
             else:
-                places, slots = children
+                places, slots, overflow = children
                 width = catalogue.sizes[level + 1]
                 step, scores = model.advance_two(parent_BK, code_BK, places // width, places % width)
                 ahead = _Ahead(scores, slots)
     position = torch.searchsorted(catalogue.keys, prefix_BK).clamp(max=len(catalogue) - 1)
     items = catalogue.items[position].masked_fill(score_BK == -torch.inf, -1)
-    return Beams(items, score_BK)
+    return Beams(items, score_BK, overflow if fixed else None)
 
 
 @dataclass(frozen=True)
@@ -118,19 +134,20 @@ class _Ahead:
         return CodeScores(picked, None if normaliser is None else normaliser.gather(1, slot))
 
 
-def _few(legal: Tensor, most: int) -> tuple[Tensor, Tensor] | None:
-    """Places of the legal children [B, M] (padded with 0) in [B, K * C], and the inverse; None if there are too many."""
-    flat = legal.flatten(1)
-    count = int(flat.sum(1).max())
-    if not 0 < count <= most:
+def _few(legal: Tensor, most: int, *, fixed: bool) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Places of the legal children [B, M] (padded with 0) in [B, K * C], the inverse, and whether M was too small.
+
+    M is the number needed, and None comes back if that is 0 or over `most`; if fixed, M is `most`.
+    """
+    counted = legal.cumsum(1)
+    needed = counted[:, -1].max()
+    width = most if fixed else int(needed)
+    if not 0 < width <= most:
         return None
-    row, place = flat.nonzero(as_tuple=True)
-    slot = flat.cumsum(1)[row, place] - 1
-    places = torch.zeros(len(flat), count, dtype=torch.int64, device=flat.device)
-    places[row, slot] = place
-    slots = torch.zeros(flat.shape, dtype=torch.int64, device=flat.device)
-    slots[row, place] = slot
-    return places, slots
+    column = torch.where(legal & (counted <= width), counted - 1, width)  # all others go to a column that is cut off
+    numbers = torch.arange(legal.shape[1], device=legal.device).expand_as(column)
+    places = torch.zeros(len(legal), width + 1, dtype=torch.int64, device=legal.device).scatter(1, column, numbers)
+    return places[:, :width], (counted - 1).clamp(0, width - 1), needed > width
 
 
 def _best(total: Tensor, beams: int) -> tuple[Tensor, Tensor]:

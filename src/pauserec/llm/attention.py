@@ -62,9 +62,20 @@ def _causal_mask(start: int, stop: int, window: int | None, device: torch.device
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
     """mask: bool [b or 1, 1, L, n], true where a query may look."""
-    if not _by_products(q, k):
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    return _products(q, k, v, scale, mask)
+    if _by_products(q, k):
+        return _products(q, k, v, scale, mask)
+    if q.device.type == "cuda" and q.shape[1] != k.shape[1]:
+        return folded(q, k, v, scale, mask)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def folded(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
+    """As `attend`, a group's heads as more queries of its one key head: on a GPU no fused kernel takes a mask and groups."""
+    batch, heads, length, width = q.shape
+    share = heads // k.shape[1]
+    wide = mask[:, :, None].expand(-1, -1, share, -1, -1).flatten(2, 3)
+    q = q.reshape(batch, -1, share * length, width)
+    return scaled_dot_product_attention(q, k, v, attn_mask=wide, scale=scale).reshape(batch, heads, length, width)
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:

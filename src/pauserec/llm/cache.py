@@ -12,9 +12,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pauserec.decoding.beam import LOOK_AHEAD
 from pauserec.errors import ModelError
 from pauserec.llm.attention import attend, causal, lower
 from pauserec.llm.tree import Document, TreePass
+
+
+def branch_tokens(beams: int, levels: int) -> int:
+    """Places for branch tokens that a search of so many beams and levels needs."""
+    return beams * (levels - 2 + LOOK_AHEAD)
 
 
 class TreeCache:
@@ -28,6 +34,10 @@ class TreeCache:
         self.past = [0] * batch
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+
+    def trunks(self) -> Tensor:
+        """Trunk tokens of each document, on the cache's device, int64 [B]."""
+        return torch.tensor(self.past, device=self.device)
 
     def write(self, layer: int, places: Tensor, k: Tensor, v: Tensor) -> None:
         """Store k, v [G, N, D] at flat places [N] of the buffer [B * width]."""
@@ -148,7 +158,7 @@ class BranchPass:
 
     def __init__(self, cache: TreeCache, ancestors: Sequence[Tensor], beams: int, owners: Tensor | None = None) -> None:
         self._cache, self._ancestors, self._beams, self._owners = cache, ancestors, beams, owners
-        self._past = torch.tensor(cache.past, device=cache.device)
+        self._past = cache.trunks()
         self._width = beams + (0 if owners is None else owners.shape[1])
         first = cache.room + len(ancestors) * beams
         rows = torch.arange(len(cache.past), device=cache.device)[:, None] * cache.width
@@ -185,7 +195,7 @@ class BranchPass:
         if self._owners is not None:
             parents = torch.zeros_like(itself[:, beams:])
             if window is None or window > 1:
-                parents[..., :beams] = torch.nn.functional.one_hot(self._owners, beams).bool()
+                parents[..., :beams] = _one_hot(self._owners, beams)
             inherited = [step.gather(1, self._owners) for step in self._ancestors]
             more = self._seen(window, len(inherited) + 1, inherited, itself[:, beams:] | parents)
             mask = torch.cat([mask, more], dim=1)
@@ -197,7 +207,12 @@ class BranchPass:
         seen = trunk < self._past[:, None]
         if window is not None:
             seen = seen & (self._past[:, None] + depth - trunk < window)
-        steps = [torch.nn.functional.one_hot(parents, self._beams).bool() for parents in ancestors]
+        steps = [_one_hot(parents, self._beams) for parents in ancestors]
         if window is not None:
             steps = [step & (depth - number < window) for number, step in enumerate(steps)]
         return torch.cat([seen[:, None].expand(-1, own.shape[1], -1), *steps, own], dim=-1)
+
+
+def _one_hot(index: Tensor, width: int) -> Tensor:
+    """bool [..., width]; PyTorch's own waits for the device to check the index."""
+    return index[..., None] == torch.arange(width, device=index.device)

@@ -15,10 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pauserec import assets
 from pauserec.config import LoraSettings, ModelConfig
 from pauserec.errors import ModelError
-from pauserec.llm.cache import ExtendPass
 from pauserec.llm.fused import FusedBackbone, can_fuse
-from pauserec.llm.packed import PackedLinear, pack_linears
-from pauserec.llm.tree import IMPLEMENTATION, Pass
+from pauserec.llm.packed import PackedLinear, can_pack, pack_linears
+from pauserec.llm.tree import IMPLEMENTATION, Extension, Pass
 from pauserec.llm.vocabulary import Vocabulary, find_vocabulary, grow_tokenizer
 from pauserec.losses import Head
 from pauserec.run import FinishedStep, write_atomically
@@ -88,17 +87,20 @@ class LanguageModel(nn.Module):
         self.hf.set_attn_implementation(IMPLEMENTATION)
         self.hf.config.use_cache = False
 
-    def prepare_inference(self) -> Self:
-        """Freeze the model and lay its weights out for this processor: from here on it can only be run."""
+    def prepare_inference(self, *, compile: bool = False) -> Self:
+        """Freeze the model and lay its weights out for this device: from here on it can only be run.
+
+        compile: let torch.compile fuse what lies between the products (Llama, Qwen3): for a GPU, at a minute's start.
+        """
         self.merge_rows()
         self.eval().requires_grad_(False)
         if can_fuse(self.hf.base_model):
-            self._fused = FusedBackbone(self.hf.base_model)
-        if self._fused is not None or pack_linears(self.hf.base_model):
+            self._fused = FusedBackbone(self.hf.base_model, compile=compile)
+        else:
+            pack_linears(self.hf.base_model)
+        if can_pack(self.head):
             self._packed_head = PackedLinear(self.head[: self.vocabulary.used])
-            for (
-                parameter
-            ) in self.hf.parameters():  # views of the file they came from: a copy lets go of the file's pages
+            for parameter in self.hf.parameters():  # views of the file they came from: a copy lets go of its pages
                 parameter.data = parameter.data.clone()
         return self
 
@@ -173,7 +175,7 @@ class LanguageModel(nn.Module):
         states: Tensor = output.last_hidden_state[0]
         return states
 
-    def last_hidden(self, inputs: Tensor, extension: ExtendPass) -> Tensor:
+    def last_hidden(self, inputs: Tensor, extension: Extension) -> Tensor:
         """Final hidden state of each document's last token [B, D], and the cache filled."""
         if self._fused is None:
             return self.hidden(inputs, extension)[extension.last]

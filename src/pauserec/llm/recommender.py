@@ -11,6 +11,7 @@ import torch
 from pauserec.config import DecodingConfig, ModelConfig, PromptConfig
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.llm.decoder import decode
+from pauserec.llm.graphs import Graphs
 from pauserec.llm.model import LanguageModel, best_device, use_bfloat16
 from pauserec.llm.prefixes import PrefixStore
 from pauserec.llm.prompts import Format, Prompts
@@ -40,6 +41,7 @@ class LLMRecommender:
         self.model, self.prompts, self.decoding = model, prompts, decoding
         self.catalogue = Catalogue.build(ids.codes, ids.sizes).to(model.device)
         self._autocast = autocast
+        self._graphs = Graphs(model) if model.device.type == "cuda" and not training else None
         self.store = None if training else PrefixStore(cache_bytes)
 
     @classmethod
@@ -85,6 +87,7 @@ class LLMRecommender:
                     only=self.catalogue.offered(limits, rows),
                     store=store,
                     rationales=self.prompts.rationales(),
+                    graphs=self._graphs,
                 )
             items[rows], scores[rows] = found.items[:, :k].cpu().numpy(), found.scores[:, :k].float().cpu().numpy()
         return Ranking(items, scores)

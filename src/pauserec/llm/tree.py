@@ -196,6 +196,19 @@ class Pass(Protocol):
         ...
 
 
+class Extension(Pass, Protocol):
+    """A pass after which only the last token of each document is wanted.
+
+    last: int64 [B], their places in the pass.
+    """
+
+    last: Tensor
+
+    def attend_last(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """As `attend`, for those tokens only: q [1, H, B, D] gives [1, H, B, D]; k, v are whole."""
+        ...
+
+
 def _attention(
     module: torch.nn.Module,
     query: Tensor,

@@ -1,0 +1,126 @@
+"""Requests on a GPU as CUDA graphs: a request's thousand small kernels are launched as one.
+
+Requests are rounded up to a few shapes, each of which is captured when it is first seen. The answers are those of
+llm/decoder.py: the padding is never seen, and the rows added to fill a batch are thrown away.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+
+from pauserec.decoding.beam import Beams, Normalise
+from pauserec.decoding.catalogue import Catalogue, Filter
+from pauserec.llm.fixed import FixedRequest, Shape
+from pauserec.llm.model import LanguageModel
+from pauserec.llm.prefixes import MarkedPrompt
+
+TOKENS = 64
+"""Prompts are padded to a multiple of so many tokens."""
+WARM_UPS = 3
+"""Runs before a capture, in which libraries choose kernels and take their workspace."""
+
+Replay = Callable[[], Beams]
+
+
+class Capture(Protocol):
+    """Turns a request into something that repeats it."""
+
+    def __call__(self, request: FixedRequest) -> Replay:
+        """The function gives results that the next call may overwrite."""
+        ...
+
+
+def capture_cuda(request: FixedRequest) -> Replay:
+    """A CUDA graph of the request."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UPS):
+            request.run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = request.run()
+
+    def replay() -> Beams:
+        graph.replay()
+        return found
+
+    return replay
+
+
+class Graphs:
+    """Captured requests, by shape; of more than `keep`, the least recently used is let go.
+
+    most_tokens: larger batches are left to the ordinary path, whose kernels are long enough to hide their launches.
+    """
+
+    def __init__(
+        self, model: LanguageModel, *, most_tokens: int = 8192, keep: int = 8, capture: Capture = capture_cuda
+    ) -> None:
+        self._model, self._most, self._keep, self._capture = model, most_tokens, keep, capture
+        self._kept: OrderedDict[tuple[int, Shape], tuple[FixedRequest, Replay]] = OrderedDict()
+        self._ahead = True
+
+    def fit(self, prompts: Sequence[MarkedPrompt]) -> bool:
+        """Whether these prompts are few and short enough."""
+        return _batch(len(prompts)) * _room(prompts) <= self._most
+
+    def decode(
+        self,
+        catalogue: Catalogue,
+        prompts: Sequence[MarkedPrompt],
+        beams: int,
+        *,
+        normalise: Normalise,
+        only: Filter | None,
+    ) -> Beams:
+        """See llm.decoder.decode."""
+        shape = Shape(
+            batch=_batch(len(prompts)),
+            room=_room(prompts),
+            beams=beams,
+            denied=_power(0 if only is None else only.denied.shape[1]),
+            allowed=None if only is None or only.allowed is None else _power(only.allowed.shape[1]),
+            normalise=normalise,
+            ahead=self._ahead and len(catalogue.sizes) > 2,
+        )
+        found = self._run(catalogue, prompts, shape, only)
+        if found.overflow is not None and bool(found.overflow):
+            self._ahead = False  # codes of this catalogue are dense: it would happen again
+            found = self._run(catalogue, prompts, replace(shape, ahead=False), only)
+        return Beams(found.items[: len(prompts)].clone(), found.scores[: len(prompts)].clone())
+
+    def _run(self, catalogue: Catalogue, prompts: Sequence[MarkedPrompt], shape: Shape, only: Filter | None) -> Beams:
+        key = (id(catalogue), shape)  # the request holds the catalogue, so its id stays its own
+        if key not in self._kept:
+            while len(self._kept) >= self._keep:
+                self._kept.popitem(last=False)
+            request = FixedRequest(self._model, catalogue, shape)
+            request.fill([prompt.tokens for prompt in prompts], only)
+            self._kept[key] = (request, self._capture(request))
+        self._kept.move_to_end(key)
+        request, replay = self._kept[key]
+        request.fill([prompt.tokens for prompt in prompts], only)
+        return replay()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+def _batch(count: int) -> int:
+    """Rows of the shape for so many requests: a power of two up to 8, then a multiple of 8."""
+    return 1 << (count - 1).bit_length() if count <= 8 else -(-count // 8) * 8
+
+
+def _room(prompts: Sequence[MarkedPrompt]) -> int:
+    """Tokens of the shape for these prompts."""
+    return -(-max(len(prompt.tokens) for prompt in prompts) // TOKENS) * TOKENS
+
+
+def _power(count: int) -> int:
+    """Places of the shape for lists of this length: a power of two, at least 16."""
+    return max(16, 1 << (count - 1).bit_length()) if count else 16

@@ -1,0 +1,194 @@
+"""Requests of fixed shape give what the ordinary path gives, and never wait for the device."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_decoder import prompts_of
+from test_tree import CONFIGS
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+import pauserec
+from pauserec.decoding.beam import Beams, Normalise
+from pauserec.decoding.catalogue import Catalogue, Filter
+from pauserec.llm.attention import attend, folded
+from pauserec.llm.decoder import decode
+from pauserec.llm.fixed import FixedRequest
+from pauserec.llm.graphs import Graphs, Replay
+from pauserec.llm.model import LanguageModel
+from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
+from pauserec.llm.recommender import LLMRecommender
+from pauserec.llm.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module")
+def recommender(tiny_run: Path) -> LLMRecommender:
+    return pauserec.load(tiny_run)._model  # type: ignore[return-value]
+
+
+def repeated(request: FixedRequest) -> Replay:
+    """In place of a capture, where there is no GPU: the same work, launched operation by operation."""
+    return request.run
+
+
+def same(found: Beams, expected: Beams) -> None:
+    assert torch.equal(found.items, expected.items)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("normalise", ["full", "codebook", "legal"])
+@pytest.mark.parametrize("beams", [1, 7, 60])
+def test_equals_the_ordinary_path(recommender: LLMRecommender, normalise: Normalise, beams: int) -> None:
+    graphs, prompts = Graphs(recommender.model, capture=repeated), prompts_of(recommender)
+    for some in (prompts, prompts[:1], prompts[1:], prompts):
+        expected = decode(recommender.model, recommender.catalogue, some, beams, normalise=normalise)
+        same(
+            decode(recommender.model, recommender.catalogue, some, beams, normalise=normalise, graphs=graphs), expected
+        )
+    assert len(graphs) > 0
+
+
+@torch.inference_mode()
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_filters_change_from_request_to_request(recommender: LLMRecommender, data: st.DataObject) -> None:
+    catalogue, prompts = recommender.catalogue, prompts_of(recommender)
+    numbers = st.lists(st.integers(0, len(catalogue) - 1), max_size=40).map(np.array)
+    graphs = Graphs(recommender.model, capture=repeated, keep=2)
+    for _ in range(3):
+        deny = data.draw(st.none() | st.lists(numbers, min_size=4, max_size=4))
+        allow = data.draw(st.none() | st.lists(st.none() | numbers, min_size=4, max_size=4))
+        only = None if deny is None and allow is None else catalogue.filter(deny=deny, allow=allow)
+        same(
+            decode(recommender.model, catalogue, prompts, 10, only=only, graphs=graphs),
+            decode(recommender.model, catalogue, prompts, 10, only=only),
+        )
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("sparse", [False, True])
+@torch.inference_mode()
+def test_other_backbones_and_depths(config: PreTrainedConfig, sparse: bool) -> None:
+    torch.manual_seed(0)
+    model = made_up(config)
+    codes = np.stack(
+        np.unravel_index(np.random.default_rng(0).choice(4096, 20 if sparse else 3000, False), (16,) * 3), 1
+    )
+    catalogue = Catalogue.build(codes, (16, 16, 16))
+    prompts = [MarkedPrompt(torch.randint(0, 10, (n,)).tolist(), (n,)) for n in (30, 3, 64, 11, 17)]
+    graphs = Graphs(model, capture=repeated)
+    same(decode(model, catalogue, prompts, 9, graphs=graphs), decode(model, catalogue, prompts, 9))
+    assert graphs._ahead is sparse, "dense codes have more children than there is room for"
+    same(decode(model, catalogue, prompts, 9, graphs=graphs), decode(model, catalogue, prompts, 9))
+
+
+def made_up(config: PreTrainedConfig) -> LanguageModel:
+    """A random model whose tokens from 12 on are the codes of three levels of 16."""
+    hf = AutoModelForCausalLM.from_config(config).eval()
+    return LanguageModel(hf, None, Vocabulary(10, 60, 61, code_offsets=(12, 28, 44), codebook_sizes=(16, 16, 16)))
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations that would make the host wait for a device, or copy from it: none may stand in a CUDA graph."""
+
+    NAMES = (
+        "_local_scalar_dense",
+        "nonzero",
+        "lift_fresh",
+        "is_nonzero",
+        "masked_select",
+        "unique",
+        "equal",
+        "bincount",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.calls, self.looked_ahead = 0, False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        name = func.__name__.split(".")[0]
+        if name in self.NAMES or name.startswith("nonzero") or name.startswith("_unique"):
+            self.found.add(name)
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        if any(index is not None and index.dtype == torch.bool for index in indices):
+            self.found.add(f"{name} by a mask")
+        return func(*args, **(kwargs or {}))
+
+
+@torch.inference_mode()
+def test_nothing_in_a_request_waits_for_the_device(recommender: LLMRecommender) -> None:
+    seen: list[Waits] = []
+
+    def capture(request: FixedRequest) -> Replay:
+        request.run()  # its buffers exist from here on, as after a graph's warm-up
+        with Waits() as mode:
+            request.run()
+        mode.looked_ahead = request.shape.ahead
+        seen.append(mode)
+        return request.run
+
+    graphs, catalogue = Graphs(recommender.model, capture=capture), recommender.catalogue
+    only: Filter = catalogue.filter(deny=[np.array([1])] * 4, allow=[np.arange(30)] * 4)
+    decode(recommender.model, catalogue, prompts_of(recommender), 10, graphs=graphs)
+    decode(recommender.model, catalogue, prompts_of(recommender), 10, only=only, graphs=graphs)
+    assert {mode.looked_ahead for mode in seen} == {True, False}
+    for mode in seen:
+        assert mode.calls > 100
+        assert not mode.found
+    with Waits() as mode:
+        decode(recommender.model, catalogue, prompts_of(recommender), 10)
+    assert mode.found, "the ordinary path waits, so this test can fail"
+
+
+@torch.inference_mode()
+def test_the_least_recently_used_shape_is_let_go(recommender: LLMRecommender) -> None:
+    captured: list[tuple[int, bool]] = []
+
+    def capture(request: FixedRequest) -> Replay:
+        captured.append((request.shape.beams, request.shape.ahead))
+        return request.run
+
+    graphs, prompts = Graphs(recommender.model, capture=capture, keep=2), prompts_of(recommender)
+    for beams in (3, 4, 3, 5, 3, 4):
+        decode(recommender.model, recommender.catalogue, prompts, beams, graphs=graphs)
+    assert captured == [(3, True), *((beams, False) for beams in (3, 4, 5, 4))], (
+        "two codes ahead were too many at first"
+    )
+    assert len(graphs) == 2
+
+
+@torch.inference_mode()
+def test_large_batches_and_kept_histories_take_the_ordinary_path(recommender: LLMRecommender) -> None:
+    prompts = prompts_of(recommender)
+    small = Graphs(recommender.model, capture=repeated, most_tokens=100)
+    decode(recommender.model, recommender.catalogue, prompts, 5, graphs=small)
+    graphs = Graphs(recommender.model, capture=repeated)
+    decode(recommender.model, recommender.catalogue, prompts, 5, graphs=graphs, store=PrefixStore(10**6))
+    assert len(small) == len(graphs) == 0
+
+
+def test_heads_folded_into_queries_attend_alike() -> None:
+    q, k, v = torch.randn(2, 6, 5, 8), torch.randn(2, 3, 11, 8), torch.randn(2, 3, 11, 8)
+    mask = torch.rand(2, 1, 5, 11) < 0.6
+    mask[..., 0] = True
+    torch.testing.assert_close(folded(q, k, v, 0.3, mask), attend(q, k, v, 0.3, mask), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(folded(q, k, v, 0.3, mask[:1]), attend(q, k, v, 0.3, mask[:1]), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@torch.inference_mode()
+def test_captured_requests_equal_the_ordinary_path_on_a_gpu(recommender: LLMRecommender) -> None:
+    graphs, prompts = Graphs(recommender.model), prompts_of(recommender)
+    for some in (prompts, prompts[:1], prompts[1:], prompts):
+        found = decode(recommender.model, recommender.catalogue, some, 10, graphs=graphs)
+        expected = decode(recommender.model, recommender.catalogue, some, 10)
+        assert [set(row) for row in found.items.tolist()] == [set(row) for row in expected.items.tolist()]
