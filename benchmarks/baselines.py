@@ -2,10 +2,10 @@
 
     python benchmarks/baselines.py --data PATH [--rectools PYTHON] [--budget 900] [--work FOLDER] [--save]
 
-PATH is Amazon Beauty. PYTHON is an interpreter with RecTools (docs/compare-with-rectools.md); it trains a model of the same
-size on the same split for `--budget` seconds, and both are timed to the best score that both reach. Each side trains with
-the loss it recommends: ours a softmax over sampled items, RecTools its default, over all of them. Seconds include
-validation, after each epoch, on the same 5,000 users.
+PATH is Amazon Beauty. PYTHON is an interpreter with RecTools (docs/compare-with-rectools.md); it trains models of the same
+size on the same split for `--budget` seconds each, one with its default loss (a softmax over all items), one with a softmax
+over sampled items, as ours has. Each is timed against ours to the best score that both reach; what counts is the ratio with
+the loss that serves RecTools best. Seconds include validation, after each epoch, on the same 5,000 users.
 """
 
 import json
@@ -22,6 +22,8 @@ from pauserec.data.splits import load_dataset
 from pauserec.evaluation.validation import METRIC, validation_users
 
 RECIPE, NAME = "baselines/sasrec", "sasrec"
+LOSSES: dict[str, dict[str, Any]] = {"softmax": {}, "sampled_softmax": {"n_negatives": 256}}
+"""RecTools' losses: items are drawn for each place, where ours are shared by a batch, so fewer are drawn."""
 
 
 def ours(data: Path, folder: Path) -> dict[str, Any]:
@@ -45,14 +47,20 @@ def ours(data: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def theirs(python: Path, run: Path, folder: Path, budget: float) -> dict[str, Any]:
-    """Train RecTools' SASRec on the exported split, with its own defaults for loss (a softmax over all items) and batch."""
+def export(run: Path, folder: Path) -> Path:
+    """What RecTools needs of a run: its split, and who validates. Gives the file of validation users."""
     settings = next(baseline for baseline in Recipe.load(RECIPE).baselines if baseline.name == NAME)
     dataset = load_dataset(run / "dataset")
     users = folder / "users.txt"
     users.write_text("\n".join(dataset.users[user] for user in validation_users(len(dataset.users), settings)))
-    export = [sys.executable, "-m", "pauserec", "data", "export", str(run), str(folder), "--format", "rectools"]
-    subprocess.run(export, check=True, stdout=sys.stderr)
+    command = [sys.executable, "-m", "pauserec", "data", "export", str(run), str(folder), "--format", "rectools"]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    return users
+
+
+def theirs(python: Path, folder: Path, users: Path, loss: str, budget: float) -> dict[str, Any]:
+    """Train RecTools' SASRec on the exported split, with its own default batch."""
+    settings = next(baseline for baseline in Recipe.load(RECIPE).baselines if baseline.name == NAME)
     chosen = {
         "n_blocks": settings.layers,
         "n_heads": settings.heads,
@@ -60,7 +68,8 @@ def theirs(python: Path, run: Path, folder: Path, budget: float) -> dict[str, An
         "dropout_rate": settings.dropout,
         "session_max_len": settings.history_length,
         "lr": settings.learning_rate,
-        "loss": "softmax",
+        "loss": loss,
+        **LOSSES[loss],
     }
     script = [str(python), str(Path(__file__).with_name("rectools_sasrec.py"))]
     script += ["--data", str(folder), "--users", str(users), "--budget", str(budget), "--settings", json.dumps(chosen)]
@@ -76,6 +85,13 @@ def theirs(python: Path, run: Path, folder: Path, budget: float) -> dict[str, An
 def reached(curve: list[tuple[float, float]], score: float) -> float:
     """Seconds until the score stood."""
     return next(seconds for seconds, value in curve if value >= score)
+
+
+def against(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The other side with its ratio: our seconds over its, to the best score that both reach."""
+    score = min(mine["best_validation_ndcg@10"], other["best_validation_ndcg@10"])
+    times = reached(mine["curve"], score), reached(other["curve"], score)
+    return {**other, "compared_at_ndcg": score, "time_ratio": round(times[0] / times[1], 3)}
 
 
 def main() -> None:
@@ -98,14 +114,15 @@ def main() -> None:
         }
         if options.rectools:
             (folder / "rectools").mkdir(exist_ok=True)
-            other = theirs(options.rectools, folder / "run", folder / "rectools", options.budget)
-            score = min(mine["best_validation_ndcg@10"], other["best_validation_ndcg@10"])
-            times = reached(mine["curve"], score), reached(other["curve"], score)
+            users = export(folder / "run", folder / "rectools")
+            others = {
+                loss: against(mine, theirs(options.rectools, folder / "rectools", users, loss, options.budget))
+                for loss in LOSSES
+            }
             content |= {
-                "validation_ndcg_rectools": other["best_validation_ndcg@10"],
-                "compared_at_ndcg": score,
-                "time_ratio_vs_rectools": round(times[0] / times[1], 3),
-                "rectools": other,
+                "time_ratio_vs_rectools": max(other["time_ratio"] for other in others.values()),
+                "validation_ndcg_rectools": max(other["best_validation_ndcg@10"] for other in others.values()),
+                "rectools": others,
             }
     report("baselines", content, options.save)
 

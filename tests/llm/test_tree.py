@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from pauserec.errors import ModelError
+from pauserec.llm.flex import FlexPass
 from pauserec.llm.tree import IMPLEMENTATION, Document, Pass, TreePass
 
 SHAPE = {
@@ -53,12 +54,14 @@ def as_tree(model: PreTrainedModel, ids: torch.Tensor, tree: Pass) -> torch.Tens
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("opening", [0, 5])
+@pytest.mark.parametrize("kind", [TreePass, FlexPass])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @torch.no_grad()
-def test_branches_equal_separate_sequences(config: PreTrainedConfig, opening: int) -> None:
+def test_branches_equal_separate_sequences(config: PreTrainedConfig, opening: int, kind: type[TreePass]) -> None:
     model = make(config)
     documents = [Document(12, ((5, 4), (12, 3), (8, 2))), Document(7), Document(9, ((9, 10),))]
     first, *rows = [torch.randint(0, 100, (n,)) for n in (opening, *(document.length for document in documents))]
-    states = as_tree(model, torch.cat([first, *rows]), TreePass(documents, opening=opening))
+    states = as_tree(model, torch.cat([first, *rows]), kind(documents, opening=opening))
     opened, *found = states.split([opening, *(document.length for document in documents)])
     for document, ids, states in zip(documents, rows, found, strict=True):
         trunk = separately(model, torch.cat([first, ids[: document.trunk]]))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pauserec.config import ImplicitSftConfig, LoraSettings, NextItemJob, Recipe
 from pauserec.data.batches import IGNORE, Branch, Sample, collate
 from pauserec.data.splits import load_dataset
+from pauserec.errors import ModelError
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.pipeline import job_of
@@ -59,7 +60,7 @@ def loss_of(
 ) -> torch.Tensor:
     batch = collate(made, opening)
     del batch["count"]
-    tensors = {key: torch.from_numpy(batch.pop(key)) for key in ("tokens", "labels")}
+    tensors = {key: torch.from_numpy(batch.pop(key)).to(model.device) for key in ("tokens", "labels")}
     return Objective(model, softmax, **settings)(**tensors, **batch)  # type: ignore[arg-type,no-any-return]
 
 
@@ -101,6 +102,21 @@ def test_compiled_layers_have_the_same_gradients(parts: tuple[LanguageModel, Pro
     before = calls["unique_graphs"]
     assert_same_gradients(model, plain, loss_of(model, made, settings=stage))
     assert calls["unique_graphs"] > before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_flex_attention_is_refused_without_a_gpu(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
+    stage = parts[2].stage.model_copy(update={"attention": "flex"})
+    with pytest.raises(ModelError, match=f"stages.{stage.name}.attention: flex trains on a GPU only"):
+        Objective(parts[0], settings=stage)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_flex_attention_has_the_same_gradients(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
+    model = copy.deepcopy(parts[0]).train().cuda()
+    made = [samples(parts, targets="all").build(Window(0, 1, 6, (3, 4, 6), 2))]
+    stage = parts[2].stage.model_copy(update={"attention": "flex"})
+    assert_same_gradients(model, loss_of(model, made), loss_of(model, made, settings=stage))
 
 
 def test_adapters_alone_train_and_are_merged_into_what_is_saved(

@@ -37,6 +37,8 @@ class TrainingSettings(Settings):
     """Keep one state a layer and compute the rest again going backward: a third more time, a fraction of the memory."""
     compile: bool = False
     """Compile the parts of each layer between attentions with torch.compile (needs a C++ compiler on a CPU)."""
+    attention: Literal["documents", "flex"] = "documents"
+    """Attention of a packed batch: groups of similar documents in turn, or all at once by FlexAttention (a GPU only)."""
     sharding: Literal["none", "fsdp2"] = "none"
     """Of several processes: each holds all weights (DDP), or a part of them (FSDP2, for models that fill a GPU)."""
     save_every: int = Field(default=200, ge=1)

@@ -9,8 +9,10 @@ from torch.nn.functional import dropout
 from pauserec import parallel
 from pauserec.config import ModelConfig, TrainingSettings
 from pauserec.data.batches import IGNORE
+from pauserec.errors import ModelError
+from pauserec.llm.flex import tree_pass
 from pauserec.llm.model import LanguageModel, best_device, use_bfloat16
-from pauserec.llm.tree import Document, TreePass
+from pauserec.llm.tree import Document
 from pauserec.losses import codebook_softmax_loss, full_softmax_loss
 from pauserec.sharding import shard
 
@@ -30,9 +32,12 @@ class Objective(nn.Module):
         settings: TrainingSettings | None = None,
     ) -> None:
         super().__init__()
-        self.model, self._softmax, self._rate = model, softmax, rate
+        self.model, self._softmax, self._rate, self._flex = model, softmax, rate, False
         if settings is None:
             return
+        self._flex = settings.attention == "flex"
+        if self._flex and best_device().type != "cuda":
+            raise ModelError(f"stages.{settings.name}.attention: flex trains on a GPU only: set it to documents")
         self._drop_in_layers(getattr(settings, "layer_dropout", 0.0))
         if settings.gradient_checkpointing:
             model.hf.activation_checkpointing_enable({"use_reentrant": False})
@@ -53,7 +58,7 @@ class Objective(nn.Module):
     def forward(self, tokens: Tensor, labels: Tensor, layout: list[Any], opening: int = 0) -> Tensor:
         """tokens, labels: int64 [N]; layout, opening: see data.batches.collate. Gives a float32 scalar."""
         documents = [Document(trunk, tuple(branches)) for trunk, branches in layout]
-        tree = TreePass(documents, device=tokens.device, opening=opening)
+        tree = tree_pass(documents, tokens.device, opening, flex=self._flex)
         embedded = dropout(self.model.embed(tokens), self._rate, self.training)
         chosen = (labels != IGNORE).nonzero()[:, 0]
         hidden, targets = self.model.hidden(embedded, tree)[chosen], labels[chosen]
