@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pauserec.config import Recipe, shipped_recipes
+from pauserec.config import CorpusJob, CptConfig, Recipe, shipped_recipes
 from pauserec.errors import RecipeError
 
 STAGES = [{"name": "cpt", "kind": "cpt"}, {"name": "sft", "kind": "sft"}]
@@ -84,3 +84,11 @@ def test_a_strict_stage_may_not_build_on_a_refit() -> None:
 def test_a_baseline_refuses_what_only_language_models_know() -> None:
     with pytest.raises(RecipeError, match="sasrec: sharding is for language models"):
         Recipe.load("baselines/sasrec", ("baselines.sasrec.sharding=fsdp2",))
+
+
+def test_a_setting_that_came_later_changes_an_identity_only_when_it_is_changed() -> None:
+    plain, flex = CptConfig(kind="cpt", name="cpt"), CptConfig(kind="cpt", name="cpt", attention="flex")
+    assert plain.identity() == {name: v for name, v in plain.model_dump(mode="json").items() if name != "attention"}
+    assert flex.identity() == flex.model_dump(mode="json")
+    inside = CorpusJob(stage=plain, precision="auto", history_length=5)
+    assert inside.identity()["stage"] == plain.identity()

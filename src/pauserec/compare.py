@@ -126,9 +126,9 @@ def _groups(entries: Sequence[_Entry]) -> dict[str, list[_Entry]]:
     groups: dict[tuple[str, bytes], list[_Entry]] = {}
     for entry in entries:
         settings = orjson.dumps(_seedless(_nameless(entry.run)), option=orjson.OPT_SORT_KEYS)
-        counted = entry.model in entry.run.recipe.evaluation.baselines  # counts know neither settings nor seeds
+        counted = entry.model in entry.run.recipe.evaluation.baselines  # the same in every run with the same counts
         name = entry.model if entry.final_fit == "train" else f"{entry.model}, refitted"
-        members = groups.setdefault((name, b"" if counted else settings), [])
+        members = groups.setdefault((name, entry.values.tobytes() if counted else settings), [])
         if counted and members:
             continue
         for other in members:

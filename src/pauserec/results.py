@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 import orjson
 import polars as pl
+from pydantic import Field
 
 from pauserec import parallel
 from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.baselines.popularity import Popularity
 from pauserec.baselines.trained import load_baseline
 from pauserec.config import (
+    CooccurrenceSettings,
     DecodingConfig,
     EvaluatedModel,
     ImplicitSftConfig,
@@ -21,6 +23,7 @@ from pauserec.config import (
     Recipe,
     Settings,
 )
+from pauserec.config.settings import LATER
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, evaluate
@@ -37,7 +40,6 @@ RANKS = "ranks.parquet"
 METRICS = "metrics.json"
 COST = ("training_seconds", "share", "device_hours", "tokens", "tokens_per_second", "peak_memory_bytes", "mfu")
 """The ledger's keys that the run log repeats at its end."""
-BASELINES: dict[str, type[Popularity] | type[Cooccurrence]] = {"popularity": Popularity, "co-occurrence": Cooccurrence}
 
 
 class Ranking(Settings):
@@ -59,10 +61,14 @@ class CountedTest(BaselineTest):
     """What a counting baseline's row depends on."""
 
     final_fit: Literal["train", "train+validation"]
+    cooccurrence: CooccurrenceSettings | None = Field(default=None, json_schema_extra=LATER)
+    """None where the baseline is another."""
 
     def fit(self, dataset: Dataset) -> Popularity | Cooccurrence:
         """The baseline, counted."""
-        return BASELINES[self.name].fit(dataset, final_fit=self.final_fit)
+        if self.cooccurrence is None:
+            return Popularity.fit(dataset, final_fit=self.final_fit)
+        return Cooccurrence.fit(dataset, self.cooccurrence, final_fit=self.final_fit)
 
 
 class ModelTest(Settings):
@@ -124,7 +130,13 @@ def ranking_of(recipe: Recipe) -> Ranking:
 
 def counted_test(recipe: Recipe, name: str) -> CountedTest:
     """What testing a counting baseline of the recipe takes."""
-    return CountedTest(name=name, ranking=ranking_of(recipe), final_fit=recipe.evaluation.final_fit)
+    settings = recipe.evaluation
+    return CountedTest(
+        name=name,
+        ranking=ranking_of(recipe),
+        final_fit=settings.final_fit,
+        cooccurrence=settings.cooccurrence if name == "co-occurrence" else None,
+    )
 
 
 def model_test(recipe: Recipe, model: EvaluatedModel) -> ModelTest:

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import orjson
-from pydantic import BaseModel
 
 from pauserec import parallel
-from pauserec.config import Recipe
+from pauserec.config import Recipe, Settings
 from pauserec.errors import RunError
 
 MANIFEST = "manifest.json"
@@ -78,16 +77,16 @@ class Run:
             raise RunError(f"{path} is no run folder (no {RECIPE} in it): give the folder that `pauserec run` wrote")
         return cls(path, Recipe.load(path / RECIPE))
 
-    def fingerprint(self, name: str, settings: BaseModel | None, inputs: tuple[FinishedStep, ...]) -> str:
+    def fingerprint(self, name: str, settings: Settings | None, inputs: tuple[FinishedStep, ...]) -> str:
         """Hash of a step's name, settings and inputs."""
         content = {
             "step": name,
-            "settings": settings.model_dump(mode="json") if settings else None,
+            "settings": settings.identity() if settings else None,
             "inputs": [step.fingerprint for step in inputs],
         }
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
-    def is_done(self, name: str, settings: BaseModel | None, inputs: tuple[FinishedStep, ...]) -> bool:
+    def is_done(self, name: str, settings: Settings | None, inputs: tuple[FinishedStep, ...]) -> bool:
         """Whether the step stands finished in the folder, made from just these settings and inputs."""
         manifest = self._manifest(name)
         return (
@@ -100,7 +99,7 @@ class Run:
         self,
         name: str,
         function: StepFunction,
-        settings: BaseModel | None,
+        settings: Settings | None,
         *inputs: FinishedStep,
         collective: bool = False,
     ) -> FinishedStep:
@@ -155,7 +154,7 @@ class Run:
         write_atomically(partial / STARTED, orjson.dumps(content))
 
     def _do(
-        self, partial: Path, function: StepFunction, settings: BaseModel | None, inputs: tuple[FinishedStep, ...]
+        self, partial: Path, function: StepFunction, settings: Settings | None, inputs: tuple[FinishedStep, ...]
     ) -> None:
         name, started = partial.stem, partial / STARTED
         before = orjson.loads(started.read_bytes())

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pauserec.baselines.cooccurrence import Cooccurrence, CooccurrenceSettings, cooccurrences
+from pauserec.baselines.cooccurrence import Cooccurrence, cooccurrences
 from pauserec.baselines.popularity import Popularity
+from pauserec.config import CooccurrenceSettings
 from pauserec.errors import RunError
 from pauserec.records import Dataset, Item
 

@@ -6,11 +6,12 @@ import pytest
 
 from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.baselines.popularity import Popularity
-from pauserec.config import DataConfig
+from pauserec.config import CooccurrenceSettings, DataConfig
 from pauserec.data.splits import load_dataset, prepare
 from pauserec.evaluation.evaluate import evaluate
 from pauserec.records import Dataset
 
+REFERENCE = CooccurrenceSettings(window=5, distance_decay=0.8, backward=0.3, last=20, decay=0.8)
 DATA = Path(__file__).parents[2] / "../shared/data"
 
 
@@ -24,7 +25,7 @@ def prepared(name: str, out: Path) -> Dataset:
 def test_movielens_100k(tmp_path: Path) -> None:
     data = prepared("ml-100k", tmp_path)
     popularity = evaluate(Popularity.fit(data), data, "test", seen="drop", top_k=20, bootstrap=100)
-    together = evaluate(Cooccurrence.fit(data), data, "test", seen="drop", top_k=20, bootstrap=100)
+    together = evaluate(Cooccurrence.fit(data, REFERENCE), data, "test", seen="drop", top_k=20, bootstrap=100)
     assert popularity.metrics["users"] == 943
     assert popularity.metrics["hit@10"] == pytest.approx(0.084, abs=0.005)
     assert popularity.metrics["ndcg@10"] == pytest.approx(0.043, abs=0.003)
@@ -45,7 +46,7 @@ def test_movielens_100k(tmp_path: Path) -> None:
 )
 def test_amazon(name: str, dropped: tuple[float, float], kept: tuple[float, float], tmp_path: Path) -> None:
     data = prepared(name, tmp_path)
-    model = Cooccurrence.fit(data)
+    model = Cooccurrence.fit(data, REFERENCE)
     for seen, expected in (("drop", dropped), ("keep", kept)):
         metrics = evaluate(model, data, "test", seen=seen, top_k=20, bootstrap=10).metrics
         assert (metrics["hit@10"], metrics["ndcg@10"]) == pytest.approx(expected, abs=0.0015)

@@ -6,9 +6,8 @@ distance_decay^(distance - 1) where j came after i, and `backward` times that wh
 The damping is half of cosine similarity's (Sarwar et al., "Item-based collaborative filtering recommendation
 algorithms", WWW 2001): the popularity of i is not divided out.
 
-`distance_decay` and `backward` were set to reproduce reference numbers on test data, not tuned on validation data.
-On validation data, `backward` from 0.2 to 0.5 is about equal on Amazon Beauty and Toys; ML-100k prefers symmetric
-counts without decay (NDCG@10 .120 against .116).
+The settings' defaults are what validation data of Amazon Beauty and Toys prefer (benchmarks/cooccurrence.py); other data
+prefer others: films, for example, nearly symmetric counts.
 """
 
 from collections.abc import Sequence
@@ -16,12 +15,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from safetensors.numpy import save_file
 from scipy import sparse
 
 from pauserec.baselines.popularity import WEIGHTS, FinalFit, count_events, fitting_sequences, load_tensors
-from pauserec.config import Settings
+from pauserec.config import CooccurrenceSettings
 from pauserec.errors import RunError
 from pauserec.evaluation.ranking import best_items, withhold
 from pauserec.records import Dataset, IntArray, Offer, Ranking
@@ -29,21 +28,6 @@ from pauserec.records import Dataset, IntArray, Offer, Ranking
 SETTINGS = "settings.json"
 CHUNK = 512
 """Histories scored at once: bounds the dense score matrix to CHUNK x items."""
-
-
-class CooccurrenceSettings(Settings):
-    """What co-occurrence can set."""
-
-    window: int = Field(default=5, ge=1)
-    """Two events of one user count as co-occurring when at most this many positions apart."""
-    distance_decay: float = Field(default=0.8, gt=0, le=1)
-    """Weight of a co-occurrence relative to one that is one position closer; 1 counts all alike."""
-    backward: float = Field(default=0.3, ge=0, le=1)
-    """Weight of an item that came before, relative to one that came after; 1 makes the counts symmetric."""
-    last: int = Field(default=20, ge=1)
-    """Most recent items of a history that count."""
-    decay: float = Field(default=0.8, gt=0, le=1)
-    """Weight of an item relative to the one after it."""
 
 
 class Cooccurrence:

@@ -16,6 +16,7 @@ from pauserec.config.baselines import (
 from pauserec.config.recipe import RECIPES, Recipe, shipped_recipes
 from pauserec.config.settings import (
     Columns,
+    CooccurrenceSettings,
     DataConfig,
     DecodingConfig,
     EmbedderConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "BaselineSettings",
     "Bert4recConfig",
     "Columns",
+    "CooccurrenceSettings",
     "CorpusJob",
     "CptConfig",
     "DataConfig",

@@ -1,14 +1,34 @@
 """Settings of everything but the stages. Frozen, bounded, unknown keys refused."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 
 class Settings(BaseModel):
     """Base of all settings: immutable, no unknown keys, no silent conversion from text to numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these settings from others: all of them, but later ones that nobody has changed."""
+        content = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value, extra = getattr(self, name), field.json_schema_extra
+            if isinstance(extra, dict) and extra.get("later") and value == field.default:
+                del content[name]
+            elif isinstance(value, Settings):
+                content[name] = value.identity()
+            elif isinstance(value, tuple):
+                parts = zip(value, content[name], strict=True)
+                content[name] = [part.identity() if isinstance(part, Settings) else plain for part, plain in parts]
+        return content
+
+
+LATER: JsonDict = {"later": True}
+"""Marks (`json_schema_extra`) a setting that came after runs were made: at its default it leaves their fingerprints as they
+were, so that an upgrade does nothing again. Such a default must never change."""
 
 
 class Columns(Settings):
@@ -168,6 +188,24 @@ class EvaluatedModel(Settings):
     """Pauses in the prompt, instead of the number it was trained with."""
 
 
+class CooccurrenceSettings(Settings):
+    """What co-occurrence counts and how it weighs it (baselines/cooccurrence.py has the formula).
+
+    The defaults were chosen on the validation events of Amazon Beauty and Toys together (benchmarks/cooccurrence.py).
+    """
+
+    window: int = Field(default=20, ge=1)
+    """Two events of one user count as co-occurring when at most this many positions apart."""
+    distance_decay: float = Field(default=0.8, gt=0, le=1)
+    """Weight of a co-occurrence relative to one that is one position closer; 1 counts all alike."""
+    backward: float = Field(default=0.4, ge=0, le=1)
+    """Weight of an item that came before, relative to one that came after; 1 makes the counts symmetric."""
+    last: int = Field(default=20, ge=1)
+    """Most recent items of a history that count."""
+    decay: float = Field(default=0.65, gt=0, le=1)
+    """Weight of an item relative to the one after it."""
+
+
 class EvaluationConfig(Settings):
     """Full ranking over the catalogue, item level."""
 
@@ -175,6 +213,7 @@ class EvaluationConfig(Settings):
     baselines: tuple[Literal["popularity", "co-occurrence"], ...] = ("popularity", "co-occurrence")
     final_fit: Literal["train", "train+validation"] = "train"
     """What these baselines count. Trained ones have a setting of their own."""
+    cooccurrence: CooccurrenceSettings = CooccurrenceSettings()
     seen: Literal["keep", "drop"] = "drop"
     """Whether items of the user's own history may be ranked."""
     top_k: int = Field(default=20, ge=10)

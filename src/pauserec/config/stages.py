@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pauserec.config.settings import DecodingConfig, PromptConfig, Settings
+from pauserec.config.settings import LATER, DecodingConfig, PromptConfig, Settings
 
 
 class LoraSettings(Settings):
@@ -37,8 +37,6 @@ class TrainingSettings(Settings):
     """Keep one state a layer and compute the rest again going backward: a third more time, a fraction of the memory."""
     compile: bool = False
     """Compile the parts of each layer between attentions with torch.compile (needs a C++ compiler on a CPU)."""
-    attention: Literal["documents", "flex"] = "documents"
-    """Attention of a packed batch: groups of similar documents in turn, or all at once by FlexAttention (a GPU only)."""
     sharding: Literal["none", "fsdp2"] = "none"
     """Of several processes: each holds all weights (DDP), or a part of them (FSDP2, for models that fill a GPU)."""
     save_every: int = Field(default=200, ge=1)
@@ -48,7 +46,14 @@ class TrainingSettings(Settings):
     seed: int = 0
 
 
-class CptConfig(TrainingSettings):
+class LanguageTraining(TrainingSettings):
+    """What the stages of a language model can set besides."""
+
+    attention: Literal["documents", "flex"] = Field(default="documents", json_schema_extra=LATER)
+    """Attention of a packed batch: groups of similar documents in turn, or all at once by FlexAttention (a GPU only)."""
+
+
+class CptConfig(LanguageTraining):
     """Continual pretraining: ground the SID rows in item text (paper, eq. 2)."""
 
     kind: Literal["cpt"]
@@ -59,7 +64,7 @@ class CptConfig(TrainingSettings):
     """Training histories as running text, or each item alone in both directions."""
 
 
-class PausePretrainConfig(TrainingSettings):
+class PausePretrainConfig(LanguageTraining):
     """Pause pretraining: the CPT corpus with pauses strewn in; only the pause row trains (paper, Section 5.3)."""
 
     kind: Literal["pause_pretrain"]
@@ -88,7 +93,7 @@ class ValidatedSettings(TrainingSettings):
     """Stop after this many validations without a better NDCG@10; null never stops early."""
 
 
-class _NextItem(ValidatedSettings):
+class _NextItem(ValidatedSettings, LanguageTraining):
     """What both next-item stages can set."""
 
     targets: Literal["last", "all"] = "last"

@@ -35,7 +35,7 @@ class Objective(nn.Module):
         self.model, self._softmax, self._rate, self._flex = model, softmax, rate, False
         if settings is None:
             return
-        self._flex = settings.attention == "flex"
+        self._flex = getattr(settings, "attention", "documents") == "flex"
         if self._flex and best_device().type != "cuda":
             raise ModelError(f"stages.{settings.name}.attention: flex trains on a GPU only: set it to documents")
         self._drop_in_layers(getattr(settings, "layer_dropout", 0.0))
