@@ -4,7 +4,8 @@
 
 For each shape and each way of running a request (plain, and on a GPU with CUDA graphs, compiled, both): p50 and p95 of one
 request at T = 500, K = 20 and at T = 1000, K = 256, and requests per second of batches. Then Hugging Face's generate beside
-the fastest way (same weights, same prompt, in turns), and the measured matrix rate. OUT/speed.json grows shape by shape.
+the fastest way (same weights, same prompt, in turns), a training step with each kind of attention, compiled or not, and the
+measured matrix rate. OUT/speed.json grows shape by shape.
 Speed needs no trained weights; the vocabulary is SmolLM2's.
 """
 
@@ -26,16 +27,22 @@ from measure import clock, header, interleaved, matrix_rate, ratio
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from pauserec import assets
+from pauserec.config import SftConfig
+from pauserec.data.batches import IGNORE
 from pauserec.llm.graphs import Graphs
-from pauserec.llm.model import best_device, bfloat16_is_fast
+from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast
 from pauserec.run import write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.stages.cost import with_cost
+from pauserec.stages.objective import Objective
 
 TOKENIZER = "smollm2-135m-q4"
 LATENCY = ((500, 20), (1000, 256))
 """Prompt tokens and beams of the requests that are timed one by one."""
 BATCHES = (1, 8, 64)
 WAYS = ("plain", "graphs", "compiled", "compiled, graphs")
+TRAINING = ("documents", "documents, compiled", "flex", "flex, compiled")
+TRAINED_TOKENS = 16384 if torch.cuda.is_available() else 2048
 MOST_TOKENS = 64 * 512
 """Tokens of the largest batch that is captured: all of the above."""
 
@@ -96,6 +103,7 @@ def measure(name: str, rounds: int, layers: int | None) -> dict[str, Any]:
         best = min(ways, key=lambda way: ways[way].get("T500_K20", {}).get("p50_ms", float("inf")))
         ours = set_up(base, ids, dtype, best)
         theirs = Theirs(base, ids, dtype, ours)
+        found["training"] = {way: train(base, ids, dtype, way, rounds) for way in TRAINING if trains_here(way)}
     prompt = random_prompt(500, ours, seed=500)
     sides = {"pauserec": lambda: ours.top([prompt], 20), "prefill": lambda: theirs.prefill(prompt)}
     sides["generate"] = lambda: theirs.top(prompt, 20)  # type: ignore[assignment]
@@ -132,6 +140,43 @@ def attempt(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: 
             found[f"requests_per_second_T500_K20_batch{batch}"] = round(1e3 * batch / p50, 1)
         return found
     except Exception as error:  # the figures of the other ways are worth more than this one's traceback
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {error}"[:500]}
+
+
+def trains_here(way: str) -> bool:
+    """FlexAttention has no backward on a CPU."""
+    return torch.cuda.is_available() or "flex" not in way
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def train(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: int) -> dict[str, Any]:
+    """A step of next-item SFT on packed prompts of about 330 tokens: tokens per second and MFU, as result.json counts it."""
+    try:
+        kind = {"attention": "flex" if "flex" in way else "documents", "compile": "compiled" in way}
+        settings = SftConfig(kind="sft", name="sft", **kind)  # type: ignore[arg-type]
+        model = LanguageModel.load(base, ids).to(best_device()).train()
+        objective = Objective(model, settings=settings)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=torch.cuda.is_available())
+        lengths = np.random.default_rng(0).lognormal(5.7, 0.45, 10_000).astype(int).clip(60, 1500)
+        lengths = lengths[: int((lengths.cumsum() <= TRAINED_TOKENS).sum())]
+        tokens = torch.randint(0, model.vocabulary.first_sid, (int(lengths.sum()),), device=model.device)
+        last = torch.from_numpy(lengths.cumsum() - 1).to(model.device)
+        labels = torch.full_like(tokens, IGNORE).index_fill(0, last, model.vocabulary.first_sid + 2)
+
+        def step() -> None:
+            with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+                loss = objective(tokens, labels, [(int(length), []) for length in lengths])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        seconds = spread(step, max(3, rounds // 2))["p50_ms"] / 1e3
+        speed = {"tokens": len(tokens), "targets": len(last), "tokens_per_second": len(tokens) / seconds}
+        cost = with_cost({**speed, "training_seconds": seconds}, model, frozen=False, bfloat16=dtype == torch.bfloat16)
+        return {"documents": len(lengths), **{key: cost[key] for key in ("tokens", "tokens_per_second", "mfu")}}
+    except Exception as error:
         traceback.print_exc()
         return {"failed": f"{type(error).__name__}: {error}"[:500]}
 

@@ -69,3 +69,6 @@ def test_a_target_of_the_same_day_is_told_from_a_later_one() -> None:
     found = slices(board([5, 5, 5], [0, 1, 2], [(7, 7), (7, 8), (-1, -1)]), np.ones(5, dtype=np.int64))
     assert found["same-day targets"].tolist() == [True, False, False]
     assert found["later targets"].tolist() == [False, True, False]
+    assert found["undated targets"].tolist() == [False, False, True]
+    dated = slices(board([5, 5, 5], [0, 1, 2], [(7, 7), (7, 8), (8, 8)]), np.ones(5, dtype=np.int64))
+    assert "undated targets" not in dated

@@ -53,7 +53,8 @@ def slices(dataset: Dataset, counts: IntArray) -> dict[str, np.ndarray]:
     """Which test users belong to each slice, bool [n]. counts: training events per item.
 
     Head items are the fifth of the catalogue with the most training events; cold items have none. Same-day targets
-    were chosen on the day of the event before: a basket more than a next wish. Users without a day are in neither slice.
+    were chosen on the day of the event before: a basket more than a next wish. Users without one of the two days are in
+    neither slice; where there are some, they are a slice of their own.
     """
     histories = dataset.split("test")
     targets = np.array([history.target for history in histories])
@@ -72,4 +73,5 @@ def slices(dataset: Dataset, counts: IntArray) -> dict[str, np.ndarray]:
         before, day = np.array([days[-2:] for days in dataset.days]).T
         known = (before >= 0) & (day >= 0)
         found |= {"same-day targets": known & (day == before), "later targets": known & (day != before)}
+        found |= {} if known.all() else {"undated targets": ~known}
     return found
