@@ -49,7 +49,7 @@ class Ours:
     """Requests through pauserec."""
 
     def __init__(self, folder: Path, ids: SemanticIds, dtype: torch.dtype, *, compile: bool = False) -> None:
-        self.model = LanguageModel.load(folder, ids).to(dtype).to(DEVICE).prepare_inference(compile=compile)
+        self.model = LanguageModel.load(folder, ids).in_precision(dtype).to(DEVICE).prepare_inference(compile=compile)
         self.graphs: Graphs | None = None
         self.catalogue = Catalogue.build(ids.codes, ids.sizes).to(DEVICE)
         self.codes = ids.codes.tolist()

@@ -57,6 +57,17 @@ def test_a_second_run_does_nothing(tiny_run: Path, tiny_recipe: Recipe) -> None:
     assert after == before
 
 
+def test_results_tell_of_a_step_that_was_done_again(tiny_run: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(tiny_run, copy)
+    before = {name: (copy / name).read_bytes() for name in ("result.json", "report.html")}
+    run(tiny_recipe, copy, redo=("test-popularity",))
+    assert all((copy / name).read_bytes() != content for name, content in before.items()), "it took another time"
+    again = (copy / "result.json").read_bytes()
+    run(tiny_recipe, copy)
+    assert (copy / "result.json").read_bytes() == again
+
+
 def test_evaluate_in_a_new_process_gives_the_same_ranks(tiny_run: Path) -> None:
     for split in ("validation", "test"):
         done = cli("evaluate", tiny_run, "--split", split)

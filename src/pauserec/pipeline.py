@@ -34,11 +34,11 @@ from pauserec.results import (
     check_trained,
     collect,
     counted_test,
+    made_from,
     model_test,
     one_split,
     open_finished,
     ranking_of,
-    recipe_hash,
 )
 from pauserec.run import FinishedStep, Run
 from pauserec.semantic_ids import QUANTIZERS
@@ -130,8 +130,7 @@ def _finish(folder: Run, tested: dict[str, FinishedStep]) -> dict[str, Any]:
     written = folder.path / RESULT
     if all((folder.path / name).exists() for name in (RESULT, RANKS, REPORT)):
         content: dict[str, Any] = orjson.loads(written.read_bytes())
-        steps = {name: step.fingerprint for name, step in folder.steps.items()}
-        if (content.get("steps"), content.get("recipe_sha256")) == (steps, recipe_hash(folder.recipe)):
+        if content.items() >= made_from(folder).items():
             return content
     content = collect(folder, tested)
     write_report(folder.path, report_content(folder, content, tested))

@@ -32,7 +32,7 @@ from pauserec.evaluation.table import TableRow
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, Recommender, Split
-from pauserec.run import RECIPE, FinishedStep, Run, timed, write_atomically
+from pauserec.run import MANIFEST, RECIPE, FinishedStep, Run, timed, write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 
 RESULT = "result.json"
@@ -115,6 +115,17 @@ def open_finished(path: Path) -> Run:
         raise RunError(f"{path} holds results of another recipe than its {RECIPE}: {remedy}")
     run.expected = steps
     return run
+
+
+def made_from(run: Run) -> dict[str, Any]:
+    """What a result was made from: recipe, steps, and their manifests, which differ when a step is done a second time."""
+    return {
+        "recipe_sha256": recipe_hash(run.recipe),
+        "steps": {name: step.fingerprint for name, step in run.steps.items()},
+        "manifests": {
+            name: hashlib.sha256((step.path / MANIFEST).read_bytes()).hexdigest() for name, step in run.steps.items()
+        },
+    }
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -243,14 +254,13 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
     fits += [recipe.evaluation.final_fit] if recipe.evaluation.baselines else []
     content = {
         "recipe": recipe.name,
-        "recipe_sha256": recipe_hash(recipe),
         "model": steps["base"].summary if "base" in steps else None,
         "seen": recipe.evaluation.seen,
         "final_fit": sorted({fit for fit in fits if fit} or {"train"}),
         "data": data,
         "models": models,
         "stages": stages,
-        "steps": {name: step.fingerprint for name, step in steps.items()},
+        **made_from(run),
     }
     tables = [pl.read_parquet(step.path / RANKS) for step in tested.values()]
     temporary = run.path / f".{RANKS}.tmp"

@@ -58,6 +58,8 @@ class LanguageModel(nn.Module):
             raise ModelError("models with soft-capped logits (Gemma 2) are not supported: choose another backbone")
         hf.set_attn_implementation(IMPLEMENTATION)
         hf.config.use_cache = False
+        # cuDNN's attention makes a plan for every new shape, half a second each, and packed batches never repeat theirs
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self.hf = hf
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
@@ -86,6 +88,12 @@ class LanguageModel(nn.Module):
         write_atomically(path / ADDED_ROWS, orjson.dumps(rows))
         self.hf.set_attn_implementation(IMPLEMENTATION)
         self.hf.config.use_cache = False
+
+    def in_precision(self, dtype: torch.dtype) -> Self:
+        """Weights in this type. Buffers stay as they are: rounded rotary frequencies would turn distant positions wrongly."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return self
 
     def prepare_inference(self, *, compile: bool = False) -> Self:
         """Freeze the model and lay its weights out for this device: from here on it can only be run.

@@ -61,7 +61,7 @@ class LLMRecommender:
         device = best_device()
         language_model = LanguageModel.load(checkpoint, ids)
         if use_bfloat16(model, device):
-            language_model.to(torch.bfloat16)
+            language_model.in_precision(torch.bfloat16)
         language_model.to(device).prepare_inference()
         prompts = Prompts(language_model.tokenizer, language_model.vocabulary, ids, items, prompt, form)
         return cls(language_model, prompts, ids, decoding, cache_bytes=cache_bytes)
