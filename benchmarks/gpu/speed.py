@@ -2,11 +2,10 @@
 
     python benchmarks/gpu/speed.py --out OUT [--shapes 135m 0.6b 1.7b] [--rounds 20] [--budget SECONDS] [--layers N]
 
-For each shape and each way of running a request (plain, and on a GPU with CUDA graphs, compiled, both): p50 and p95 of one
-request at T = 500, K = 20 and at T = 1000, K = 256, and requests per second of batches. Then Hugging Face's generate beside
-the fastest way (same weights, same prompt, in turns), a training step with each kind of attention, compiled or not, and the
-measured matrix rate. OUT/speed.json grows shape by shape.
-Speed needs no trained weights; the vocabulary is SmolLM2's.
+For each shape: a training step with each kind of attention, compiled or not; and for each way of running a request (plain,
+and on a GPU compiled, with CUDA graphs, both) p50 and p95 of one request at T = 500, K = 20 and at T = 1000, K = 256, requests
+per second of batches, and Hugging Face's generate beside the first (same weights, same prompt, in turns). OUT/speed.json grows
+with each of these. Speed needs no trained weights; the vocabulary is SmolLM2's.
 """
 
 import argparse
@@ -37,12 +36,16 @@ from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective
 
 TOKENIZER = "smollm2-135m-q4"
+SHAPES = ("0.6b", "135m", "1.7b")
 LATENCY = ((500, 20), (1000, 256))
 """Prompt tokens and beams of the requests that are timed one by one."""
 BATCHES = (1, 8, 64)
-WAYS = ("plain", "graphs", "compiled", "compiled, graphs")
+WAYS = ("plain", "compiled", "graphs", "compiled, graphs")
 TRAINING = ("documents", "documents, compiled", "flex", "flex, compiled")
-TRAINED_TOKENS = 16384 if torch.cuda.is_available() else 2048
+TRAINED_TOKENS = (
+    {"135m": 16384, "0.6b": 8192, "1.7b": 4096} if torch.cuda.is_available() else dict.fromkeys(SHAPES, 2048)
+)
+"""Tokens of a training step, as many as a GPU of 80 GB holds beside weights and moments."""
 MOST_TOKENS = 64 * 512
 """Tokens of the largest batch that is captured: all of the above."""
 
@@ -91,27 +94,21 @@ def spread(work: Callable[[], Any], rounds: int) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def measure(name: str, rounds: int, layers: int | None) -> dict[str, Any]:
-    """Everything about one shape: each way of running a request, then the fastest of them beside generate."""
+def measure(name: str, rounds: int, layers: int | None, note: Callable[[dict[str, Any]], None]) -> None:
+    """Everything about one shape, noted as it is found. Captures come last: a failed one spoils what is left of a process."""
+    torch._dynamo.reset()  # compiled code is kept for eight shapes, of all models together
     dtype = torch.bfloat16 if bfloat16_is_fast(best_device()) else torch.float32
     size = (8192 if torch.cuda.is_available() else 512,) * 3
     found: dict[str, Any] = {"precision": str(dtype), "matrix_rate_tflops": round(matrix_rate(dtype, *size) / 1e12, 2)}
     with tempfile.TemporaryDirectory() as place:
         model = random_model(name, Path(place) / "model", layers)
         ids, base = prepare(model, Path(place)), Path(place) / "base"
-        ways = found["ways"] = {way: attempt(base, ids, dtype, way, rounds) for way in WAYS if runs_here(way)}
-        best = min(ways, key=lambda way: ways[way].get("T500_K20", {}).get("p50_ms", float("inf")))
-        ours = set_up(base, ids, dtype, best)
-        theirs = Theirs(base, ids, dtype, ours)
-        found["training"] = {way: train(base, ids, dtype, way, rounds) for way in TRAINING if trains_here(way)}
-    prompt = random_prompt(500, ours, seed=500)
-    sides = {"pauserec": lambda: ours.top([prompt], 20), "prefill": lambda: theirs.prefill(prompt)}
-    sides["generate"] = lambda: theirs.top(prompt, 20)  # type: ignore[assignment]
-    times = interleaved(sides, rounds=max(3, rounds // 4))
-    found["beside_generate_T500_K20"] = {"way": best, **times}
-    found["speedup_vs_generate"] = ratio(times, "generate", "pauserec")
-    found["ratio_to_prefill"] = ratio(times, "pauserec", "prefill")
-    return found
+        for way in (way for way in TRAINING if trains_here(way)):
+            found.setdefault("training", {})[way] = train(base, ids, dtype, way, rounds, TRAINED_TOKENS[name])
+            note(found)
+        for way in (way for way in WAYS if runs_here(way)):
+            found.setdefault("ways", {})[way] = attempt(base, ids, dtype, way, rounds)
+            note(found)
 
 
 def runs_here(way: str) -> bool:
@@ -138,7 +135,7 @@ def attempt(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: 
             prompts = [random_prompt(500, ours, seed=seed) for seed in range(batch)]
             p50 = spread(lambda p=prompts: ours.top(p, 20), max(3, rounds // 4))["p50_ms"]
             found[f"requests_per_second_T500_K20_batch{batch}"] = round(1e3 * batch / p50, 1)
-        return found
+        return found | beside_generate(ours, Theirs(base, ids, dtype, ours), rounds)
     except Exception as error:  # the figures of the other ways are worth more than this one's traceback
         traceback.print_exc()
         return {"failed": f"{type(error).__name__}: {error}"[:500]}
@@ -149,9 +146,22 @@ def trains_here(way: str) -> bool:
     return torch.cuda.is_available() or "flex" not in way
 
 
+def beside_generate(ours: Ours, theirs: Theirs, rounds: int) -> dict[str, Any]:
+    """The same request through Hugging Face, in turns."""
+    prompt = random_prompt(500, ours, seed=500)
+    sides: dict[str, Callable[[], Any]] = {
+        "pauserec": lambda: ours.top([prompt], 20),
+        "prefill": lambda: theirs.prefill(prompt),
+        "generate": lambda: theirs.top(prompt, 20),
+    }
+    times = interleaved(sides, rounds=max(3, rounds // 4))
+    ratios = {"speedup_vs_generate": ratio(times, "generate", "pauserec")}
+    return {**ratios, "ratio_to_prefill": ratio(times, "pauserec", "prefill"), "beside_generate_T500_K20": times}
+
+
 @torch.inference_mode(False)
 @torch.enable_grad()
-def train(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: int) -> dict[str, Any]:
+def train(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: int, most: int) -> dict[str, Any]:
     """A step of next-item SFT on packed prompts of about 330 tokens: tokens per second and MFU, as result.json counts it."""
     try:
         kind = {"attention": "flex" if "flex" in way else "documents", "compile": "compiled" in way}
@@ -160,7 +170,7 @@ def train(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: in
         objective = Objective(model, settings=settings)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=torch.cuda.is_available())
         lengths = np.random.default_rng(0).lognormal(5.7, 0.45, 10_000).astype(int).clip(60, 1500)
-        lengths = lengths[: int((lengths.cumsum() <= TRAINED_TOKENS).sum())]
+        lengths = lengths[: int((lengths.cumsum() <= most).sum())]
         tokens = torch.randint(0, model.vocabulary.first_sid, (int(lengths.sum()),), device=model.device)
         last = torch.from_numpy(lengths.cumsum() - 1).to(model.device)
         labels = torch.full_like(tokens, IGNORE).index_fill(0, last, model.vocabulary.first_sid + 2)
@@ -184,7 +194,7 @@ def train(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shapes", nargs="+", default=["135m", "0.6b", "1.7b"], choices=["135m", "0.6b", "1.7b"])
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, choices=SHAPES)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--budget", type=float, default=600.0, help="seconds; shapes that come later are left out")
     parser.add_argument("--layers", type=int, help="fewer layers, to try the script")
@@ -195,10 +205,12 @@ def main() -> None:
         if time.monotonic() - began > options.budget:
             print(f"{name}: no time left")
             continue
-        content["shapes"][name] = measure(name, options.rounds, options.layers) | (
-            {"layers": options.layers} if options.layers else {}
-        )
-        write_atomically(options.out / "speed.json", json.dumps(content, indent=1).encode())
+
+        def note(found: dict[str, Any], name: str = name) -> None:
+            content["shapes"][name] = found | ({"layers": options.layers} if options.layers else {})
+            write_atomically(options.out / "speed.json", json.dumps(content, indent=1).encode())
+
+        measure(name, options.rounds, options.layers, note)
         print(json.dumps({name: content["shapes"][name]}), flush=True)
 
 

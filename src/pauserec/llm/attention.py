@@ -61,21 +61,36 @@ def _causal_mask(start: int, stop: int, window: int | None, device: torch.device
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
-    """mask: bool [b or 1, 1, L, n], true where a query may look."""
+    """mask: bool [b or 1, 1, L, n], true where a query may look; or what `prepared` made of it."""
+    if mask.dtype != torch.bool:
+        return _folded(q, k, v, scale, mask)
     if _by_products(q, k):
         return _products(q, k, v, scale, mask)
-    if q.device.type == "cuda" and q.shape[1] != k.shape[1]:
-        return folded(q, k, v, scale, mask)
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
 
 
-def folded(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
-    """As `attend`, a group's heads as more queries of its one key head: on a GPU no fused kernel takes a mask and groups."""
+def prepared(mask: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    """A mask that serves all layers of a pass: on a GPU, as PyTorch's kernel for masks takes it.
+
+    That kernel knows no groups: a group's heads become more queries of its one key head. It adds the mask, in the
+    queries' type, from rows that begin at multiples of 16 bytes. Left to itself it would make all that anew in every layer.
+    """
+    return fold(mask, q.shape[1] // k.shape[1], q.dtype) if q.device.type == "cuda" else mask
+
+
+def fold(mask: Tensor, share: int, dtype: torch.dtype) -> Tensor:
+    """bool [b, 1, L, n] -> dtype [b, 1, share * L, n], -inf where nobody may look."""
+    batch, _, length, n = mask.shape
+    wide = torch.zeros(batch, 1, share, length, -(-n // 8) * 8, dtype=dtype, device=mask.device)
+    wide[..., :n].masked_fill_(~mask[:, :, None], -torch.inf)
+    return wide.flatten(2, 3)[..., :n]
+
+
+def _folded(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
     batch, heads, length, width = q.shape
-    share = heads // k.shape[1]
-    wide = mask[:, :, None].expand(-1, -1, share, -1, -1).flatten(2, 3)
-    q = q.reshape(batch, -1, share * length, width)
-    return scaled_dot_product_attention(q, k, v, attn_mask=wide, scale=scale).reshape(batch, heads, length, width)
+    q = q.reshape(batch, k.shape[1], -1, width)
+    mask = mask.expand(batch, k.shape[1], -1, -1)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).reshape(batch, heads, length, width)
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:

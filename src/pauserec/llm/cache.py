@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pauserec.decoding.beam import LOOK_AHEAD
 from pauserec.errors import ModelError
-from pauserec.llm.attention import attend, causal, lower
+from pauserec.llm.attention import attend, causal, lower, prepared
 from pauserec.llm.tree import Document, TreePass
 
 
@@ -112,9 +112,9 @@ class ExtendPass:
         past = torch.tensor(self._cache.past, device=self._cache.device)
         keys, values = self._cache.read(layer, max(self._cache.past))
         seen = torch.arange(keys.shape[2], device=self._cache.device) < past[:, None]
-        return attend(q[0].transpose(0, 1)[:, :, None], keys, values, scale, seen[:, None, None])[:, :, 0].transpose(
-            0, 1
-        )[None]
+        q = q[0].transpose(0, 1)[:, :, None]
+        output = attend(q, keys, values, scale, prepared(seen[:, None, None], q, keys))
+        return output[:, :, 0].transpose(0, 1)[None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D], which join the cache."""
@@ -127,7 +127,7 @@ class ExtendPass:
         batch, longest = len(self._lengths), max(self._lengths)
         keys, values = self._cache.read(layer, max(self._cache.past))
         if window not in self._masks:
-            self._masks[window] = self._mask(window)
+            self._masks[window] = prepared(self._mask(window), q, k)
         heads, _, width = q.shape[1:]
         if batch > 1:
             padded = q.new_zeros(heads, batch * longest, width).index_copy_(1, self._padded, q[0])
@@ -181,7 +181,7 @@ class BranchPass:
         self._cache.write(layer, self._places, k[0], v[0])
         keys, values = self._cache.read(layer, self._stop)
         if window not in self._masks:
-            self._masks[window] = self._mask(window)
+            self._masks[window] = prepared(self._mask(window), q, k)
         heads, _, width = q.shape[1:]
         queries = q.view(heads, len(self._past), self._width, width).transpose(0, 1)
         output = attend(queries, keys, values, scale, self._masks[window])

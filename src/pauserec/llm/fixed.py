@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from pauserec.decoding.beam import Beams, Normalise, beam_search
 from pauserec.decoding.catalogue import Catalogue, Filter
-from pauserec.llm.attention import attend, causal, lower
+from pauserec.llm.attention import attend, causal, lower, prepared
 from pauserec.llm.cache import TreeCache, branch_tokens
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.scorer import LevelScorer, TwoLevelScorer
@@ -75,7 +75,8 @@ class FixedPass:
             output = causal(q, k, v, scale, None)
         else:  # a mask of this pass's own: one kept elsewhere could be freed while a graph still reads it
             distance = self._columns[:, None] - self._columns
-            output = attend(q, k, v, scale, ((distance >= 0) & (distance < window))[None, None])
+            seen = ((distance >= 0) & (distance < window))[None, None]
+            output = attend(q, k, v, scale, prepared(seen, q, k))
         return output.transpose(0, 1).flatten(1, 2)[None]
 
     def attend_last(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -84,7 +85,8 @@ class FixedPass:
         self._cache.write(layer, self._places, k[0], v[0])
         keys, values = self._cache.read(layer, self._cache.room)
         seen = self._columns < self._cache.lengths[:, None]
-        output = attend(q[0].transpose(0, 1)[:, :, None], keys, values, scale, seen[:, None, None])
+        q = q[0].transpose(0, 1)[:, :, None]
+        output = attend(q, keys, values, scale, prepared(seen[:, None, None], q, keys))
         return output[:, :, 0].transpose(0, 1)[None]
 
 
@@ -103,21 +105,22 @@ class FixedRequest:
         )
 
     def fill(self, prompts: Sequence[Sequence[int]], only: Filter | None) -> None:
-        """Write at most B prompts of at most T tokens, and what each may be offered; the other rows mean nothing."""
-        missing = self.shape.batch - len(prompts)
-        rows = [[*prompt, *[0] * (self.shape.room - len(prompt))] for prompt in prompts]
-        self._tokens.copy_(torch.tensor(rows + [[0] * self.shape.room] * missing))
-        self._cache.lengths.copy_(torch.tensor([len(prompt) for prompt in prompts] + [1] * missing))
-        self._filter.limited.fill_(False)
-        self._filter.denied.fill_(len(self.catalogue))
-        if only is not None:
-            self._filter.limited[: len(prompts)] = only.limited
-            self._filter.denied.copy_(self._wide(only.denied, self.shape.denied, missing))
-            if self._filter.allowed is not None and only.allowed is not None:
-                self._filter.allowed.copy_(self._wide(only.allowed, self._filter.allowed.shape[1], missing))
+        """Write at most B prompts of at most T tokens, and what each may be offered; rows that are left repeat the last."""
+        whose = [*range(len(prompts)), *[len(prompts) - 1] * (self.shape.batch - len(prompts))]
+        rows = [[*prompts[row], *[0] * (self.shape.room - len(prompts[row]))] for row in whose]
+        self._tokens.copy_(torch.tensor(rows))
+        self._cache.lengths.copy_(torch.tensor([len(prompts[row]) for row in whose]))
+        if only is None:
+            self._filter.limited.fill_(False)
+            self._filter.denied.fill_(len(self.catalogue))
+            return
+        self._filter.limited.copy_(only.limited[whose])
+        self._filter.denied.copy_(self._wide(only.denied[whose], self.shape.denied))
+        if self._filter.allowed is not None and only.allowed is not None:
+            self._filter.allowed.copy_(self._wide(only.allowed[whose], self._filter.allowed.shape[1]))
 
-    def _wide(self, listed: Tensor, width: int, missing: int) -> Tensor:
-        return pad(listed, (0, width - listed.shape[1], 0, missing), value=len(self.catalogue))
+    def _wide(self, listed: Tensor, width: int) -> Tensor:
+        return pad(listed, (0, width - listed.shape[1]), value=len(self.catalogue))
 
     def run(self) -> Beams:
         """The best items of every row. With `shape.ahead`, `Beams.overflow` says whether they can be used."""

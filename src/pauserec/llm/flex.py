@@ -35,7 +35,9 @@ class FlexPass(TreePass):
         q, k, v = lower(q), lower(k), lower(v)
         if window not in self._masks:
             count = q.shape[2]
-            self._masks[window] = create_block_mask(self._visible(window), None, None, count, count, device=q.device)
+            self._masks[window] = create_block_mask(
+                self._visible(window), None, None, count, count, device=q.device, _compile=q.device.type == "cuda"
+            )
         run = _kernel(compiled=q.device.type == "cuda")
         output: Tensor = run(q, k, v, block_mask=self._masks[window], scale=scale, enable_gqa=q.shape[1] != k.shape[1])
         return output

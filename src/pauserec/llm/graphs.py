@@ -63,7 +63,8 @@ class Graphs:
     ) -> None:
         self._model, self._most, self._keep, self._capture = model, most_tokens, keep, capture
         self._kept: OrderedDict[tuple[int, Shape], tuple[FixedRequest, Replay]] = OrderedDict()
-        self._ahead = True
+        self._dense: set[tuple[int, int]] = set()
+        """Catalogues (by id) and beams for which looking ahead was too wide once."""
 
     def fit(self, prompts: Sequence[MarkedPrompt]) -> bool:
         """Whether these prompts are few and short enough."""
@@ -86,11 +87,11 @@ class Graphs:
             denied=_power(0 if only is None else only.denied.shape[1]),
             allowed=None if only is None or only.allowed is None else _power(only.allowed.shape[1]),
             normalise=normalise,
-            ahead=self._ahead and len(catalogue.sizes) > 2,
+            ahead=len(catalogue.sizes) > 2 and (id(catalogue), beams) not in self._dense,
         )
         found = self._run(catalogue, prompts, shape, only)
         if found.overflow is not None and bool(found.overflow):
-            self._ahead = False  # codes of this catalogue are dense: it would happen again
+            self._dense.add((id(catalogue), beams))  # it would happen again
             found = self._run(catalogue, prompts, replace(shape, ahead=False), only)
         return Beams(found.items[: len(prompts)].clone(), found.scores[: len(prompts)].clone())
 

@@ -18,6 +18,9 @@ from pauserec.llm.prompts import Format, Prompts
 from pauserec.records import IntArray, Item, Offer, Ranking
 from pauserec.semantic_ids.codes import SemanticIds
 
+FEW = 64
+"""Histories of a call that may be run as CUDA graphs: those of a service. An evaluation's batches have too many shapes."""
+
 
 class LLMRecommender:
     """Ranks a catalogue with a language model.
@@ -87,7 +90,7 @@ class LLMRecommender:
                     only=self.catalogue.offered(limits, rows),
                     store=store,
                     rationales=self.prompts.rationales(),
-                    graphs=self._graphs,
+                    graphs=self._graphs if len(histories) <= FEW else None,
                 )
             items[rows], scores[rows] = found.items[:, :k].cpu().numpy(), found.scores[:, :k].float().cpu().numpy()
         return Ranking(items, scores)
