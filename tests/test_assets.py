@@ -252,6 +252,21 @@ def test_a_hub_id_that_cannot_be_had_is_one_line_with_the_remedy():
     assert "\n" not in str(caught.value)
 
 
+def test_a_models_shape_needs_no_weights(tmp_path, monkeypatch):
+    """The hub's own cache, as a download of the small files alone leaves it."""
+    repository = tmp_path / "models--someone--model"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert assets.model_path("someone/model", weights=False) == str(snapshot)
+    with pytest.raises(AssetError, match="someone/model has no weights as safetensors"):
+        assets.model_path("someone/model")
+
+
 def test_the_list_needs_no_download(cache):
     known = {info.name: info for info in assets.known()}
     assert set(known) == {"ml-100k", "smollm2-135m", "smollm2-135m-q4", "all-minilm-l6-v2"}

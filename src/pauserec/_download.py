@@ -24,7 +24,9 @@ from urllib.parse import urlsplit
 from pauserec.errors import AssetError
 
 CONNECT_SECONDS = 4.0
-SAFE_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
+SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
+"""Configuration and tokenizer."""
+SAFE_FILES = ("*.safetensors", *SMALL_FILES)
 """What is ever taken from the hub: weights as safetensors, configuration, tokenizer; no pickle, no code."""
 
 

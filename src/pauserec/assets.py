@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from pauserec._download import SAFE_FILES, check, hub_snapshot
+from pauserec._download import SAFE_FILES, SMALL_FILES, check, hub_snapshot
 from pauserec._pins import ASSETS, Asset, Kind
 from pauserec.errors import AssetError
 
@@ -74,12 +74,13 @@ def dataset(name: str) -> Path:
     return _resolve(asset)
 
 
-def model_path(name: str) -> str:
+def model_path(name: str, *, weights: bool = True) -> str:
     """Local folder of a language model: a known name, a local folder (given back as it is) or a hub id.
 
-    Of the hub only safetensors, configuration and tokenizer files are taken. Raises AssetError.
+    Of the hub only safetensors, configuration and tokenizer files are taken; without `weights`, for who only wants to
+    know a model's shape, no safetensors either. Raises AssetError.
     """
-    return _model(name, "language model", "model.name")
+    return _model(name, "language model", "model.name", weights=weights)
 
 
 def embedder_path(name: str) -> str:
@@ -98,7 +99,7 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "pauserec"
 
 
-def _model(name: str, kind: Kind, setting: str) -> str:
+def _model(name: str, kind: Kind, setting: str, *, weights: bool = True) -> str:
     asset = ASSETS.get(name)
     if asset is not None:
         if asset.kind != kind:
@@ -111,10 +112,10 @@ def _model(name: str, kind: Kind, setting: str) -> str:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise AssetError(f"{setting}: {name!r} is neither a known name nor an existing folder: {remedy}")
     try:
-        found = hub_snapshot(name, None, SAFE_FILES)
+        found = hub_snapshot(name, None, SAFE_FILES if weights else SMALL_FILES)
     except AssetError as error:
         raise AssetError(f"{setting}: {error}: give a local folder with the model, or one of {_names(kind)}") from None
-    if not any(Path(found).glob("*.safetensors")):
+    if weights and not any(Path(found).glob("*.safetensors")):
         raise AssetError(f"{setting}: {name} has no weights as safetensors, and pickled ones are not loaded: {remedy}")
     return found
 

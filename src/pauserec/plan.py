@@ -85,7 +85,7 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
     counts = (len(dataset.users), len(dataset.items), dataset.interactions)
     if not recipe.stages:
         return Plan(counts, 0, _steps(recipe, out, redo), ())
-    source = assets.model_path(recipe.model.name)
+    source = assets.model_path(recipe.model.name, weights=False)
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     ids = _stand_in_ids(recipe, len(dataset.items))
     vocabulary = grow_tokenizer(tokenizer, ids)
