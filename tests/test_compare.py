@@ -76,6 +76,18 @@ def test_what_differs_in_more_than_seeds_is_never_one_row(
         compare([runs["one"], runs["one"]])
 
 
+def test_counts_with_other_settings_are_rows_of_their_own(
+    small_data: Path, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    even = recipe(small_data).model_dump(mode="json")
+    even["evaluation"]["cooccurrence"] |= {"distance_decay": 1.0, "backward": 1.0, "decay": 1.0}
+    run(Recipe.parse(even), tmp_path / "even")
+    rows = {row.model: row.metrics for row in compare([runs["one"], tmp_path / "even"]).rows}
+    one, other = (rows[f"{name}/co-occurrence"] for name in ("one", "even"))
+    assert one != other
+    assert "popularity" in rows, "it has none of these settings"
+
+
 def test_a_refit_is_a_row_of_its_own(runs: dict[str, Path]) -> None:
     rows = {row.model: row for row in compare([runs["one"], runs["refit"]]).rows}
     assert list(rows) == ["popularity", "co-occurrence", "sasrec"] + [
@@ -160,7 +172,9 @@ def test_all_can_be_ranked_by_the_other_rule(runs: dict[str, Path]) -> None:
     again = {row.model: row.metrics for row in found.rows}
     as_run = {row.model: row.metrics for row in compare([runs["keep"]]).rows}
     assert again["co-occurrence"] == as_run["co-occurrence"]
-    assert again != {row.model: row.metrics for row in compare([runs["one"]]).rows}
+    before = {row.model: row.metrics for row in compare([runs["one"], runs["wide"]]).rows}
+    assert before.keys() == again.keys()
+    assert before["wide/sasrec"] != again["wide/sasrec"]
     assert again["popularity"] == as_run["popularity"]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from pauserec import parallel
-from pauserec.config import ModelConfig, TrainingSettings
+from pauserec.config import LanguageTraining, ModelConfig
 from pauserec.data.batches import IGNORE
 from pauserec.errors import ModelError
 from pauserec.llm.flex import tree_pass
@@ -29,13 +29,13 @@ class Objective(nn.Module):
         softmax: Literal["full", "codebook"] = "full",
         rate: float = 0.0,
         *,
-        settings: TrainingSettings | None = None,
+        settings: LanguageTraining | None = None,
     ) -> None:
         super().__init__()
         self.model, self._softmax, self._rate, self._flex = model, softmax, rate, False
         if settings is None:
             return
-        self._flex = getattr(settings, "attention", "documents") == "flex"
+        self._flex = settings.attention == "flex"
         if self._flex and best_device().type != "cuda":
             raise ModelError(f"stages.{settings.name}.attention: flex trains on a GPU only: set it to documents")
         self._drop_in_layers(getattr(settings, "layer_dropout", 0.0))
