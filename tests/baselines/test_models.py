@@ -16,7 +16,7 @@ from pauserec.baselines.item_loss import ItemLoss
 from pauserec.baselines.rearec import Rearec
 from pauserec.baselines.tiger import Tiger
 from pauserec.baselines.trained import load_baseline
-from pauserec.config import BaselineJob, Recipe, TigerConfig
+from pauserec.config import BaselineJob, Recipe
 from pauserec.data.batches import IGNORE
 from pauserec.errors import RecipeError, RunError
 from pauserec.semantic_ids.codes import SemanticIds
@@ -155,38 +155,74 @@ def small_ids() -> SemanticIds:
     return SemanticIds(np.array([(item % 3, item // 3 % 3, item // 9) for item in range(ITEMS)]), (3, 3, 3))
 
 
-def test_tiger_ranks_by_the_probability_it_trains() -> None:
+@pytest.mark.parametrize("encoder", ["bidirectional", "causal"])
+def test_tiger_ranks_by_the_probability_it_trains(encoder: str) -> None:
     ids = small_ids()
-    model = loud(Tiger(ids.sizes, config("tiger", layers=2, heads=2, head_width=4, feed=16, beams=ITEMS)))
-    recommender = TigerRecommender(model, ids, config("tiger", beams=ITEMS))
+    settings = config("tiger", layers=2, heads=2, head_width=4, feed=16, beams=ITEMS, encoder=encoder)
+    model = loud(Tiger(ids.sizes, settings))
+    recommender = TigerRecommender(model, ids, settings)
     wanted = [np.array([3, 1, 4]), np.array([7]), np.empty(0, dtype=np.int64)]
     found = recommender.top(wanted, ITEMS, drop_seen=False)
     for row, history in enumerate(wanted):
         rows = torch.from_numpy(code_rows(ids)[history + 1 if len(history) else np.zeros(1, dtype=np.int64)])[None]
         with torch.no_grad():
-            losses = np.array([float(model(rows, torch.from_numpy(ids.codes[[item]]))) for item in range(ITEMS)])
+            losses = np.array([float(model(rows, torch.from_numpy(ids.codes[[[item]]]))) for item in range(ITEMS)])
         assert found.items[row].tolist() == np.argsort(losses, kind="stable").tolist()
         assert -found.scores[row] == pytest.approx(np.sort(losses), rel=1e-4)
+
+
+def test_a_causal_tiger_trains_all_targets_at_once_as_it_would_one_by_one() -> None:
+    ids = small_ids()
+    shape = {"layers": 2, "heads": 2, "head_width": 4, "feed": 16, "history_length": 6, "epochs": 1}
+    model = loud(Tiger(ids.sizes, config("tiger", encoder="causal", **shape)))
+    sequences = [np.array([3, 1, 4, 1, 5, 9]), np.array([2, 6]), np.array([11, 12, 13, 14])]
+    together, apart = (
+        IdBatches(sequences, ids, config("tiger", encoder=way, **shape)) for way in ("causal", "bidirectional")
+    )
+    assert len(together) == 1
+    sums = []
+    for batches in (together, apart):
+        losses, model.causal = [], True
+        for number in range(len(batches)):
+            batch = batches[number]
+            losses.append(model(torch.from_numpy(batch["histories"]), torch.from_numpy(batch["labels"])))
+        sums.append((torch.stack(losses).sum(), sum(batches[number]["count"] for number in range(len(batches)))))
+    assert sums[0][1] == sums[1][1] == 5 + 1 + 3
+    torch.testing.assert_close(sums[0][0], sums[1][0], rtol=1e-5, atol=0)
+    gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss, _ in sums]
+    for once, summed in zip(*gradients, strict=True):
+        torch.testing.assert_close(once, summed, rtol=1e-4, atol=1e-5)
+
+
+def samples_of(batches: IdBatches, ids: SemanticIds) -> list[tuple[list[int], list[int]]]:
+    """Items shown and targets of each sample."""
+    item_of = {tuple(codes): item for item, codes in enumerate(ids.codes.tolist())}
+    rows = {tuple(row): item for item, row in enumerate(code_rows(ids)[1:].tolist())}
+    found = []
+    for number in range(len(batches)):
+        batch = batches[number]
+        assert batch["count"] == (batch["labels"][..., 0] != IGNORE).sum()
+        assert batch["histories"][..., 0].size * 3 <= 64
+        for history, labels in zip(batch["histories"].tolist(), batch["labels"].tolist(), strict=True):
+            read = [rows[tuple(codes)] for codes in history if codes[0]]
+            found.append((read, [item_of[tuple(codes)] for codes in labels if codes[0] != IGNORE]))
+    return found
 
 
 def test_every_event_but_the_first_is_a_tiger_sample() -> None:
     ids = small_ids()
     settings = config("tiger", epochs=1, batch_tokens=64, history_length=4)
-    assert isinstance(settings, TigerConfig)
     sequences = [np.array([0, 1, 2, 3, 4, 5, 6]), np.array([7]), np.array([8, 9])]
-    batches = IdBatches(sequences, ids, settings)
-    item_of = {tuple(codes): item for item, codes in enumerate(ids.codes.tolist())}
-    rows = {tuple(row): item for item, row in enumerate(code_rows(ids)[1:].tolist())}
-    samples = set()
-    for number in range(len(batches)):
-        batch = batches[number]
-        assert batch["histories"].shape[0] == batch["count"]
-        assert batch["histories"][..., 0].size * 3 <= 64
-        for history, label in zip(batch["histories"].tolist(), batch["labels"].tolist(), strict=True):
-            read = tuple(rows[tuple(codes)] for codes in history if codes[0])
-            samples.add((read, item_of[tuple(label)]))
-    expected = {(tuple(range(max(0, n - 4), n)), n) for n in range(1, 7)} | {((8,), 9)}
-    assert samples == expected
+    found = samples_of(IdBatches(sequences, ids, settings), ids)
+    assert sorted(found) == sorted([(list(range(max(0, n - 4), n)), [n]) for n in range(1, 7)] + [([8], [9])])
+
+
+def test_a_causal_tigers_samples_are_windows() -> None:
+    ids = small_ids()
+    settings = config("tiger", epochs=1, batch_tokens=64, history_length=4, encoder="causal")
+    sequences = [np.array([0, 1, 2, 3, 4, 5, 6]), np.array([7]), np.array([8, 9])]
+    found = samples_of(IdBatches(sequences, ids, settings), ids)
+    assert sorted(found) == [([0, 1, 2, 3], [1, 2, 3, 4]), ([2, 3, 4, 5], [5, 6]), ([8], [9])]
 
 
 def test_a_damaged_tiger_is_named(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def sequential(board: Dataset, fit: Fit, **settings: Any) -> Any:
         return fit_sequential(job, board, out=Path(folder), log=lambda **_: None)[0]
 
 
-def tiger(board: Dataset, fit: Fit) -> Any:
+def tiger(board: Dataset, fit: Fit, **more: Any) -> Any:
     settings = {
         "kind": "tiger",
         "name": "t",
@@ -81,6 +81,7 @@ def tiger(board: Dataset, fit: Fit) -> Any:
         "beams": ITEMS,
         "learning_rate": 3e-3,
         "final_fit": fit,
+        **more,
     }
     codes = np.array([(item % 4, item // 4) for item in range(ITEMS)])
     ids = SemanticIds(codes, (4, ITEMS // 4))
@@ -101,6 +102,7 @@ FITTED: dict[str, tuple[Callable[[Dataset, Fit], Any], bool]] = {
     "rearec, prl": (partial(sequential, kind="rearec", temperature=0.5), True),
     "rearec, erl": (partial(sequential, kind="rearec", objective="erl", temperature=0.5), True),
     "tiger": (tiger, True),
+    "tiger, causal": (partial(tiger, encoder="causal"), True),
     "sasrec, sampled": (partial(sequential, kind="sasrec", loss="sampled", negatives=8), True),
     "sasrec, bce": (partial(sequential, kind="sasrec", loss="bce"), True),
 }

@@ -13,6 +13,8 @@ from pauserec.baselines.popularity import fitting_sequences
 from pauserec.baselines.sequential import Planned, padded
 from pauserec.baselines.tiger import Tiger, TigerScorer
 from pauserec.config import BaselineJob, TigerConfig
+from pauserec.data.batches import IGNORE
+from pauserec.data.windows import spans
 from pauserec.decoding.beam import beam_search
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.errors import RunError, SemanticIdError
@@ -25,27 +27,43 @@ from pauserec.semantic_ids.codes import SemanticIds
 
 CHUNK = 64
 """Histories ranked at once."""
+OVERLAP = 0.5
+"""The part of its items that a window of a long history shares with the one before it."""
 
 
 class IdBatches(Planned):
-    """All batches of a run: every event but a user's first is a target, with the items before it."""
+    """All batches of a run: every event but a user's first is a target, with the items before it.
+
+    A sample shows a user's items start to stop - 1, and has the events first to stop for targets: one target, or with a
+    causal encoder those of a window.
+    """
 
     def __init__(self, sequences: Sequence[IntArray], ids: SemanticIds, settings: TigerConfig) -> None:
         self._sequences, self._rows, self._codes = sequences, code_rows(ids), ids.codes
-        events = [(user, place) for user, sequence in enumerate(sequences) for place in range(1, len(sequence))]
-        self._user, self._place = np.array(events, dtype=np.int64).reshape(-1, 2).T
-        self._longest = settings.history_length
-        super().__init__(np.minimum(self._place, self._longest) * ids.depth, settings)
+        size, self._causal = settings.history_length, settings.encoder == "causal"
+        samples = [
+            (user, *span)
+            for user, sequence in enumerate(sequences)
+            for span in (spans(len(sequence), size, OVERLAP) if self._causal else _apart(len(sequence), size))
+        ]
+        self._samples = np.array(samples, dtype=np.int64).reshape(-1, 4)
+        super().__init__((self._samples[:, 3] - self._samples[:, 1]) * ids.depth, settings)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        chosen = self.plan[number]
-        places = zip(self._user[chosen], self._place[chosen], strict=True)
-        samples = [self._sequences[user][max(0, place - self._longest) : place + 1] for user, place in places]
+        chosen = self._samples[self.plan[number]].tolist()
+        shown = [self._sequences[user][start:stop] for user, start, _, stop in chosen]
+        targets = [self._sequences[user][first : stop + 1] for user, _, first, stop in chosen]
+        wanted = padded(targets, IGNORE, max(map(len, shown)) if self._causal else 1)
         return {
-            "histories": self._rows[padded([sample[:-1] + 1 for sample in samples], 0)],
-            "labels": self._codes[[sample[-1] for sample in samples]],
-            "count": len(samples),
+            "histories": self._rows[padded([items + 1 for items in shown], 0)],
+            "labels": np.where(wanted[..., None] == IGNORE, IGNORE, self._codes[wanted.clip(min=0)]),
+            "count": sum(map(len, targets)),
         }
+
+
+def _apart(length: int, size: int) -> list[tuple[int, int, int]]:
+    """Each event but the first as the only target of its sample, as `spans` writes it."""
+    return [(max(0, stop - size), stop, stop) for stop in range(1, length)]
 
 
 def code_rows(ids: SemanticIds) -> IntArray:

@@ -96,9 +96,9 @@ def _similar(order: IntArray, lengths: IntArray, places: int) -> list[IntArray]:
     return groups
 
 
-def padded(rows: Sequence[IntArray], filler: int) -> IntArray:
-    """Rows [B, longest], filled up at the start."""
-    width = max(1, max((len(row) for row in rows), default=0))
+def padded(rows: Sequence[IntArray], filler: int, width: int = 1) -> IntArray:
+    """Rows [B, longest or at least `width`], filled up at the start."""
+    width = max(width, max((len(row) for row in rows), default=0))
     table = np.full((len(rows), width), filler, dtype=np.int64)
     for place, row in enumerate(rows):
         table[place, width - len(row) :] = row

@@ -6,7 +6,10 @@ that anybody can be ranked; learned places (items back from the end, and level w
 biases; a softmax over the codes of the level; IDs are unique by the quantizer's means. Decoding is the catalogue's
 constrained beam search (decoding/beam.py), whose beams share one encoding of the history.
 
-Shapes: B histories, n items, L levels, T = nL codes, K beams, l codes of a prefix, D width, H heads.
+With encoder = "causal", a further deviation, an item sees only itself and what came before it, and places count from the
+first item: one encoding then serves every next-item target of a history, where the paper encodes each prefix anew.
+
+Shapes: B histories, n items, L levels, T = nL codes, K beams (in training: targets), l codes of a prefix, D width, H heads.
 """
 
 import torch
@@ -22,7 +25,7 @@ class Tiger(nn.Module):
 
     def __init__(self, sizes: tuple[int, ...], config: TigerConfig) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.causal = sizes, config.encoder == "causal"
         self.offsets: Tensor
         self.register_buffer("offsets", 1 + torch.tensor((0, *sizes[:-1])).cumsum(0), persistent=False)
         self.table = nn.Embedding(1 + sum(sizes), config.width)
@@ -37,27 +40,45 @@ class Tiger(nn.Module):
         self.read_norm, self.written_norm = nn.RMSNorm(config.width), nn.RMSNorm(config.width)
 
     def forward(self, histories: Tensor, labels: Tensor) -> Tensor:
-        """Summed loss. histories: rows of codes, int64 [B, n, L], 0 is padding (at the start); labels: codes [B, L]."""
+        """Summed loss. histories: rows of codes, int64 [B, n, L], 0 is padding (at the start); labels: codes [B, K, L].
+
+        K is 1: what follows the whole history; or, with a causal encoder, n: what follows each item, IGNORE where nothing.
+        """
         memory = self.encode(histories)
-        wanted = labels[:, 0] >= 0
-        states = self.decode(memory, labels.clamp(min=0)[:, None, :-1])[:, 0]
+        if self.causal and labels.shape[1] > 1:
+            memory = memory[0], self._until_each(memory[1])
+        wanted = labels[..., 0] >= 0
+        states = self.decode(memory, labels.clamp(min=0)[..., :-1])
         total = states.sum() * 0.0
         for level in range(len(self.sizes)):
-            scores = self.scores(states[wanted, level], level)
-            total = total + cross_entropy(scores, labels[wanted, level], reduction="sum")
+            scores = self.scores(states[wanted][:, level], level)
+            total = total + cross_entropy(scores, labels[wanted][:, level], reduction="sum")
         return total
 
     def encode(self, histories: Tensor) -> "Memory":
         """The history as the decoder's layers see it."""
-        places = self.places.weight[self.places.num_embeddings - histories.shape[1] :, None]
-        x_BTD = self.dropout((self.table(histories) + places + self.levels.weight).flatten(1, 2))
+        items, levels = histories.shape[1:]
         real = histories > 0
         real[:, -1] |= ~real.flatten(1).any(1, keepdim=True)  # an empty history sees one item of padding
         mask = real.flatten(1)[:, None, None]
+        seen, places = mask, self.places.weight[self.places.num_embeddings - items :, None]
+        if self.causal:
+            number = torch.arange(items * levels, device=histories.device) // levels
+            itself = torch.eye(items * levels, dtype=torch.bool, device=histories.device)
+            seen = (
+                mask & (number[:, None] >= number)
+            ) | itself  # padding sees itself: a row without keys has no softmax
+            places = self.places(real[..., 0].cumsum(1).sub(1).clamp(min=0))[:, :, None]
+        x_BTD = self.dropout((self.table(histories) + places + self.levels.weight).flatten(1, 2))
         for layer in self.encoder:
-            x_BTD = layer(x_BTD, mask)
+            x_BTD = layer(x_BTD, seen)
         x_BTD = self.read_norm(x_BTD)
         return [layer.crossing.keys(x_BTD) for layer in self.decoder], mask  # type: ignore[union-attr,operator]
+
+    def _until_each(self, mask: Tensor) -> Tensor:
+        """The places that the target after each item may ask, for its L places [B, 1, nL, T]; after padding, that itself."""
+        number = torch.arange(mask.shape[-1], device=mask.device) // len(self.sizes)
+        return (mask & (number[:, None] >= number)) | (number[:, None] == number)
 
     def decode(self, memory: "Memory", prefix_BKl: Tensor) -> Tensor:
         """States [B, K, l + 1, D] after the start and after each code of a prefix."""
@@ -76,7 +97,7 @@ class Tiger(nn.Module):
 
 
 Memory = tuple[list[tuple[Tensor, Tensor]], Tensor]
-"""Keys and values [B, H, T, d] for each layer of the decoder, and which places are real [B, 1, 1, T]."""
+"""Keys and values [B, H, T, d] for each layer of the decoder, and which places may be asked [B, 1, 1 or K(l + 1), T]."""
 
 
 class _Attention(nn.Module):

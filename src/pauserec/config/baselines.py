@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pauserec.config.settings import Settings
+from pauserec.config.settings import LATER, Settings
 from pauserec.config.stages import ValidatedSettings
 
 
@@ -122,6 +122,8 @@ class TigerConfig(BaselineSettings):
     kind: Literal["tiger"]
     history_length: int = Field(default=20, ge=1)
     """Most recent items of a history that the model sees."""
+    encoder: Literal["bidirectional", "causal"] = Field(default="bidirectional", json_schema_extra=LATER)
+    """`causal`: no item sees a later one, so that one encoding of a history trains all its targets."""
     width: int = Field(default=128, ge=2)
     layers: int = Field(default=4, ge=1)
     """Of the encoder, and of the decoder."""

@@ -15,6 +15,7 @@ import numpy as np
 from pauserec.config import NextItemJob
 from pauserec.data.batches import IGNORE, Batches, Branch, Sample, labelled
 from pauserec.data.splits import load_dataset
+from pauserec.data.windows import spans
 from pauserec.evaluation.validation import validator
 from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device
@@ -50,18 +51,11 @@ class Window:
 
 
 def windows(user: int, length: int, size: int, overlap: float) -> list[Window]:
-    """Cut a sequence of `length` events so that each event but the first is a target once, newest window first.
-
-    A window shows at most `size` items before its last target, and shares `overlap` of them with the one before it.
-    """
-    step = max(1, round(size * (1 - overlap)))
-    found, stop = [], length - 1
-    while stop >= 1:
-        start = max(0, stop - size)
-        first = 1 if start == 0 else stop - step + 1
-        found.append(Window(user, start, stop, tuple(range(first, stop + 1)), first))
-        stop = first - 1
-    return found
+    """A user's history of `length` events as windows of at most `size` items (see `spans`)."""
+    return [
+        Window(user, start, stop, tuple(range(first, stop + 1)), first)
+        for start, first, stop in spans(length, size, overlap)
+    ]
 
 
 class NextItemSamples:
