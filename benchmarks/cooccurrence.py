@@ -16,6 +16,7 @@ from measure import arguments, report
 from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.config import CooccurrenceSettings
 from pauserec.data.splits import load_dataset
+from pauserec.errors import PauserecError
 from pauserec.evaluation.evaluate import evaluate
 from pauserec.records import Split
 
@@ -37,7 +38,10 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--seen", choices=["drop", "keep"], default="drop")
     options = parser.parse_args()
-    datasets = {run.name: load_dataset(run / "dataset") for run in options.runs}
+    try:
+        datasets = {run.name: load_dataset(run / "dataset") for run in options.runs}
+    except PauserecError as error:
+        parser.error(str(error))
 
     @cache
     def metrics(name: str, settings: CooccurrenceSettings, split: Split) -> dict[str, float]:
