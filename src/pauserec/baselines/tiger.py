@@ -2,12 +2,12 @@
 
 Paper: Rajput et al. 2023, "Recommender Systems with Generative Retrieval", Sections 3.2 and 4. As there: encoder and decoder of
 four layers with six heads of width 64, 1,024 in the feed-forward layers, 128 between. Deviations: no token for the user, so
-that anybody can be ranked; learned places (items back from the end, and level within an ID) instead of T5's relative
-biases; a softmax over the codes of the level; IDs are unique by the quantizer's means. Decoding is the catalogue's
-constrained beam search (decoding/beam.py), whose beams share one encoding of the history.
+that anybody can be ranked; T5's relative biases are learned per distance in items, unbucketed, stand in the cross-attention
+too, and an embedding tells the level within an ID; a softmax over the codes of the level; IDs are unique by the quantizer's
+means. Decoding is the catalogue's constrained beam search (decoding/beam.py), whose beams share one encoding of the history.
 
-With encoder = "causal", a further deviation, an item sees only itself and what came before it, and places count from the
-first item: one encoding then serves every next-item target of a history, where the paper encodes each prefix anew.
+With encoder = "causal", a further deviation, an item sees only itself and what came before it: one encoding then serves
+every next-item target of a history, where the paper encodes each prefix anew.
 
 Shapes: B histories, n items, L levels, T = nL codes, K beams (in training: targets), l codes of a prefix, D width, H heads.
 """
@@ -29,11 +29,11 @@ class Tiger(nn.Module):
         self.offsets: Tensor
         self.register_buffer("offsets", 1 + torch.tensor((0, *sizes[:-1])).cumsum(0), persistent=False)
         self.table = nn.Embedding(1 + sum(sizes), config.width)
-        self.places = nn.Embedding(config.history_length, config.width)
         self.levels = nn.Embedding(len(sizes), config.width)
         self.written = nn.Embedding(len(sizes), config.width)
-        for table in (self.table, self.places, self.levels, self.written):
+        for table in (self.table, self.levels, self.written):
             nn.init.normal_(table.weight, std=0.02)
+        self.read_near, self.asked_near = (_Nearness(config) for _ in range(2))
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = nn.ModuleList(_Layer(config, crossed=False) for _ in range(config.layers))
         self.decoder = nn.ModuleList(_Layer(config, crossed=True) for _ in range(config.layers))
@@ -46,7 +46,7 @@ class Tiger(nn.Module):
         """
         memory = self.encode(histories)
         if self.causal and labels.shape[1] > 1:
-            memory = memory[0], self._until_each(memory[1])
+            memory = memory[0], self._asked(histories, apart=True)
         wanted = labels[..., 0] >= 0
         states = self.decode(memory, labels.clamp(min=0)[..., :-1])
         total = states.sum() * 0.0
@@ -57,28 +57,24 @@ class Tiger(nn.Module):
 
     def encode(self, histories: Tensor) -> "Memory":
         """The history as the decoder's layers see it."""
-        items, levels = histories.shape[1:]
-        real = histories > 0
-        real[:, -1] |= ~real.flatten(1).any(1, keepdim=True)  # an empty history sees one item of padding
-        mask = real.flatten(1)[:, None, None]
-        seen, places = mask, self.places.weight[self.places.num_embeddings - items :, None]
-        if self.causal:
-            number = torch.arange(items * levels, device=histories.device) // levels
-            itself = torch.eye(items * levels, dtype=torch.bool, device=histories.device)
-            seen = (
-                mask & (number[:, None] >= number)
-            ) | itself  # padding sees itself: a row without keys has no softmax
-            places = self.places(real[..., 0].cumsum(1).sub(1).clamp(min=0))[:, :, None]
-        x_BTD = self.dropout((self.table(histories) + places + self.levels.weight).flatten(1, 2))
+        x_BTD = self.dropout((self.table(histories) + self.levels.weight).flatten(1, 2))
+        item = torch.arange(x_BTD.shape[1], device=x_BTD.device) // len(self.sizes)
+        seen = _real(histories) & (item <= item[:, None]) if self.causal else _real(histories)
+        # a place sees itself, padding too: a row without keys has no softmax
+        bias = self.read_near(item, item).masked_fill(~(seen | (item == item[:, None])), -torch.inf)
         for layer in self.encoder:
-            x_BTD = layer(x_BTD, seen)
+            x_BTD = layer(x_BTD, bias)
         x_BTD = self.read_norm(x_BTD)
-        return [layer.crossing.keys(x_BTD) for layer in self.decoder], mask  # type: ignore[union-attr,operator]
+        keys = [layer.crossing.keys(x_BTD) for layer in self.decoder]  # type: ignore[union-attr,operator]
+        return keys, self._asked(histories)
 
-    def _until_each(self, mask: Tensor) -> Tensor:
-        """The places that the target after each item may ask, for its L places [B, 1, nL, T]; after padding, that itself."""
-        number = torch.arange(mask.shape[-1], device=mask.device) // len(self.sizes)
-        return (mask & (number[:, None] >= number)) | (number[:, None] == number)
+    def _asked(self, histories: Tensor, *, apart: bool = False) -> Tensor:
+        """Biases of the crossing for what follows the last item [B, H, 1, T]; apart: for what follows each [B, H, nL, T]."""
+        item = torch.arange(histories[0].numel(), device=histories.device) // len(self.sizes)
+        after = item if apart else item[-1:]
+        seen = (_real(histories) & (item <= after[:, None])) | (item == after[:, None])
+        bias: Tensor = self.asked_near(after, item)
+        return bias.masked_fill(~seen, -torch.inf)
 
     def decode(self, memory: "Memory", prefix_BKl: Tensor) -> Tensor:
         """States [B, K, l + 1, D] after the start and after each code of a prefix."""
@@ -97,7 +93,30 @@ class Tiger(nn.Module):
 
 
 Memory = tuple[list[tuple[Tensor, Tensor]], Tensor]
-"""Keys and values [B, H, T, d] for each layer of the decoder, and which places may be asked [B, 1, 1 or K(l + 1), T]."""
+"""Keys and values [B, H, T, d] for each layer of the decoder, and the biases of asking them [B, H, 1 or K(l + 1), T]."""
+
+
+def _real(histories: Tensor) -> Tensor:
+    """Which places hold a code [B, 1, 1, T]."""
+    return (histories > 0).flatten(1)[:, None, None]
+
+
+class _Nearness(nn.Module):
+    """Biases of attention by distance in items, one for each head, that start at ALiBi's slopes (Press et al. 2022)."""
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__()
+        self.most = config.history_length - 1
+        self.table = nn.Embedding(2 * self.most + 1, config.heads)
+        distance = torch.arange(2 * self.most + 1) - self.most
+        with torch.no_grad():
+            self.table.weight.copy_(-distance.abs()[:, None] * 0.5 ** torch.arange(config.heads))
+
+    def forward(self, asking: Tensor, asked: Tensor) -> Tensor:
+        """Numbers of items [Q] and [T] -> [H, Q, T]."""
+        distance = (asking[:, None] - asked).clamp(-self.most, self.most)
+        bias: Tensor = self.table(distance + self.most)
+        return bias.permute(2, 0, 1)
 
 
 class _Attention(nn.Module):
@@ -111,6 +130,7 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor, keys: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         rate = self.rate if self.training else 0.0
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        mask = mask if mask.dtype == torch.bool else mask.to(q.dtype)
         seen = scaled_dot_product_attention(q, *keys, attn_mask=mask, dropout_p=rate)
         return self.out(seen.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
