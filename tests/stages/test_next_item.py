@@ -55,6 +55,28 @@ def samples(parts: tuple[LanguageModel, Prompts, NextItemJob], **stage: Any) -> 
     return NextItemSamples(job.model_copy(update={"stage": changed}), prompts, [SEQUENCE])
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, None])
+def test_with_loss_on_the_history_every_event_but_the_first_carries_loss(
+    parts: tuple[LanguageModel, Prompts, NextItemJob], most: int | None
+) -> None:
+    made = samples(parts, targets="all", loss_on="history", targets_per_history=most, window_overlap=0.0, epochs=3)
+    size = parts[1].form.history_length
+    for epoch in range(3):
+        trained: list[int] = []
+        for window in made._windows(epoch, np.random.default_rng(epoch)):
+            assert len(window.targets) == min(most or size, window.stop - window.fresh + 1)
+            trained += [*range(window.fresh, window.stop), *window.targets]
+        assert set(trained) == set(range(1, len(SEQUENCE)))
+
+
+def test_with_loss_on_targets_the_drawn_ones_change_from_epoch_to_epoch(
+    parts: tuple[LanguageModel, Prompts, NextItemJob],
+) -> None:
+    made = samples(parts, targets="all", loss_on="target", targets_per_history=1, window_overlap=0.0)
+    drawn = {made._windows(epoch, np.random.default_rng(epoch))[0].targets for epoch in range(40)}
+    assert len(drawn) == len(windows(0, len(SEQUENCE), parts[1].form.history_length, 0.0)[0].targets)
+
+
 def loss_of(
     model: LanguageModel, made: list[Sample], softmax: str = "full", opening: Sequence[int] = (), **settings: Any
 ) -> torch.Tensor:

@@ -90,11 +90,16 @@ class NextItemSamples:
                 found.append(self._thinned(Window(user, start, n - 1, (n - 1,), start + 1), rng))
                 continue
             for window in windows(user, n, size, stage.window_overlap):
-                targets = window.targets
-                if stage.targets_per_history is not None and len(targets) > stage.targets_per_history:
-                    targets = tuple(sorted(rng.choice(targets, stage.targets_per_history, replace=False).tolist()))
-                found.append(self._thinned(replace(window, targets=targets), rng))
+                found.append(self._thinned(replace(window, targets=self._drawn(window.targets, rng)), rng))
         return found
+
+    def _drawn(self, targets: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
+        """The targets that get a branch this time; where the trunk carries loss always the newest, which is not in the trunk."""
+        most, newest = self._stage.targets_per_history, targets[-1:] if self._stage.loss_on == "history" else ()
+        if most is None or len(targets) <= most:
+            return targets
+        others = rng.choice(targets[: len(targets) - len(newest)], most - len(newest), replace=False)
+        return (*sorted(others.tolist()), *newest)
 
     def _thinned(self, window: Window, rng: np.random.Generator) -> Window:
         if not self._stage.history_dropout:
