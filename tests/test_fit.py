@@ -12,6 +12,7 @@ from pauserec.config import SftConfig
 from pauserec.errors import PauserecError
 from pauserec.evaluation.validation import METRIC
 from pauserec.fit import fit, newest_checkpoint
+from pauserec.watch import forget_peak, peak_memory
 
 
 class Line(nn.Module):
@@ -84,6 +85,74 @@ def test_patience_stops_early(tmp_path: Path) -> None:
         validate=lambda: {METRIC: next(scores)},
     )
     assert summary["steps"] == 3
+
+
+def interrupted(_: Path) -> None:
+    """A save that is killed."""
+    raise KeyboardInterrupt
+
+
+def interrupted_at(step: int, word: str) -> Any:
+    """A log that is cut off, as by a kill, at a step's line that holds `word`."""
+
+    def log(**line: Any) -> None:
+        if line.get("global_step") == step and word in line:
+            raise KeyboardInterrupt
+
+    return log
+
+
+def test_patience_is_remembered_when_only_the_result_was_not_saved(tmp_path: Path) -> None:
+    scores = iter([0.5, 0.4, 0.9, 0.9])
+    once = {"out": tmp_path, "log": lambda **_: None, "validate": lambda: {METRIC: next(scores)}}
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), Points([4], 4), settings(patience=1, save_every=1), save=interrupted, **once)
+    line = Line()
+    summary = fit(line, Points([4], 4), settings(patience=1, save_every=1), save=lambda _: None, **once)
+    assert (summary["steps"], summary["best_step"], summary["targets"]) == (2, 1, 8)
+    assert line.weight.item() > 0, "the weights of the first step"
+
+
+def test_the_best_weights_are_those_of_the_best_score_after_a_crash(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def attempt(scores: list[float], log: Any) -> dict[str, Any]:
+        remaining = iter(scores)
+
+        def validate() -> dict[str, float]:
+            seen.append(line.weight.item())
+            return {METRIC: next(remaining)}
+
+        line = Line()
+        summary = fit(line, Points([4], 4), settings(save_every=2), out=tmp_path, log=log, validate=validate)
+        return summary | {"weight": line.weight.item()}
+
+    with pytest.raises(KeyboardInterrupt):  # step 3 was the best yet, and no checkpoint holds it
+        attempt([0.2, 0.5, 0.9], interrupted_at(3, "loss"))
+    found = attempt([0.1, 0.3], lambda **_: None)
+    assert found["best_step"] == 2
+    assert found["weight"] == seen[1] != seen[2]
+
+
+def test_speed_counts_over_interruptions(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), Points([4] * 4), settings(save_every=4), out=tmp_path, log=lambda **_: None, save=interrupted)
+    summary = fit(Line(), Points([4] * 4), settings(save_every=4), out=tmp_path, log=lambda **_: None)
+    assert summary["tokens_per_second"] > 0, "there was nothing left to do"
+
+
+def test_peak_memory_is_that_of_the_stage(tmp_path: Path) -> None:
+    held = torch.ones(1 << 26)  # 256 MB before the stage
+    before = held.numel() * held.element_size()
+    del held
+    summary = fit(Line(), Points([4]), settings(), out=tmp_path, log=lambda **_: None)
+    forget_peak()
+    assert summary["peak_memory_bytes"] < peak_memory() + before / 2
+
+
+def test_an_infinite_loss_stops_too(tmp_path: Path) -> None:
+    with pytest.raises(PauserecError, match="the loss is not a number at step 1"):
+        fit(Line(), Points([2], slope=float("inf")), settings(), out=tmp_path, log=lambda **_: None)
 
 
 def test_a_loss_that_is_no_number_stops_with_a_remedy(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,17 @@ def processes(count: int, *command: str) -> list[subprocess.Popen[bytes]]:
 
 
 def losses(out: Path) -> dict[tuple[str, int], float]:
+    return {(line["step"], line["global_step"]): line["loss"] for line in loss_lines(out)}
+
+
+def loss_lines(out: Path) -> list[dict[str, Any]]:
     lines = [orjson.loads(line) for line in (out / "log.jsonl").read_bytes().splitlines()]
-    return {(line["step"], line["global_step"]): line["loss"] for line in lines if "loss" in line}
+    return [line for line in lines if "loss" in line]
 
 
 @pytest.fixture(scope="module")
 def alone(tiny_settings: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one process that takes two batches a step; beside it a recipe that takes one, for two processes."""
+    """A run of one process that takes four batches a step; beside it a recipe that takes two, for two processes."""
     folder = tmp_path_factory.mktemp("parallel")
     training = {"epochs": 2.0, "save_every": 1}
     sasrec = {"name": "sasrec", "kind": "sasrec", "dropout": 0.0, "batch_tokens": 256, **training}
@@ -55,8 +60,8 @@ def alone(tiny_settings: Callable[..., dict[str, Any]], tmp_path_factory: pytest
         settings = tiny_settings(**training, **more) | {"quantizer": quantizer, "baselines": [sasrec | more]}
         return Recipe.parse(settings)
 
-    (folder / "tiny.toml").write_text(recipe().dump())
-    run(recipe(accumulate=2), folder / "alone")
+    (folder / "tiny.toml").write_text(recipe(accumulate=2).dump())
+    run(recipe(accumulate=4), folder / "alone")
     return folder / "alone"
 
 
@@ -82,6 +87,9 @@ def test_two_processes_are_killed_resume_and_do_what_one_does(alone: Path, tmp_p
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said.decode()
     found, expected = losses(tmp_path / "both"), losses(alone)
+    times = Counter((line["step"], line["global_step"]) for line in loss_lines(tmp_path / "both"))
+    assert times["sft", 1] == 1, "the rerun went on from the checkpoint"
+    assert {count for (step, _), count in times.items() if step != "sft"} == {1}, "one process alone writes"
     assert found.keys() == expected.keys()
     assert {step for step, _ in found} == {"semantic_ids", "sasrec", *STAGES}
     for key in expected:

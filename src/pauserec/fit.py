@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from pauserec import parallel
 from pauserec.config import TrainingSettings
@@ -26,12 +27,12 @@ from pauserec.data.batches import IGNORE
 from pauserec.errors import PauserecError, RunError
 from pauserec.run import MANIFEST, hashes, verify, write_atomically
 from pauserec.sharding import is_sharded, load_optimizer_state, optimizer_state, restore
-from pauserec.watch import Size, Watch, load_trained, peak_memory, trained_weights
+from pauserec.watch import Size, TimedTrainer, Watch, forget_peak, load_trained, peak_memory, trained_weights
 
 FOLDER = "training"
 """Where a stage keeps checkpoints while it runs; removed once its result is saved."""
 ELAPSED = "elapsed.json"
-"""In each checkpoint: seconds and targets of training that led to it, over all attempts, and the number of processes."""
+"""In each checkpoint: seconds (and those of validation) and targets that led to it, over all attempts, and processes."""
 
 
 class PlannedBatches(Protocol):
@@ -69,6 +70,7 @@ def fit(
     """
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
+    forget_peak()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     shared = together and parallel.world() > 1
     per_step = settings.accumulate * (parallel.world() if shared else 1)
@@ -86,7 +88,7 @@ def fit(
     watch = Watch(trainer, settings, folder, log, validate, _validation_steps(batches, settings, steps, per_step), size)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
-    trainer.go(resume)
+    trainer.go(resume, over=watch.out_of_patience())
     seconds = trainer.seconds()
     watch.load_best(module)
     restore(module)
@@ -95,7 +97,8 @@ def fit(
         "tokens": int(batches.tokens * trainer.state.global_step / steps),
         "targets": round(trainer.targets),
         "tokens_per_second": round(watch.tokens_per_second(), 1),
-        "peak_memory_bytes": peak_memory(),
+        "device_hours": round(seconds * parallel.world() / 3600, 5),
+        "peak_memory_bytes": max(parallel.share(peak_memory())),
         "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
         **watch.summary(),
@@ -202,24 +205,25 @@ def _validation_steps(batches: PlannedBatches, settings: TrainingSettings, steps
     return {min(steps, -(-end // per_step)) for end in batches.epoch_ends}
 
 
-class _Trainer(Trainer):  # type: ignore[misc]
+class _Trainer(TimedTrainer):
     """Sequential planned batches; a loss normalised by the targets of the whole optimizer step; trained weights saved."""
 
     loss_is_scaled_for_ga = True
-    begin = 0.0
-    """When training would have begun, had it never been interrupted."""
     targets = 0.0
     """Targets so far, over all attempts and processes."""
 
-    def go(self, resume: Path | None) -> None:
-        """Train, from a checkpoint on if there is one."""
-        earlier = _earlier(resume) if resume else {"seconds": 0.0, "targets": 0.0}
-        self.begin, self.targets = time.perf_counter() - earlier["seconds"], earlier["targets"]
-        self.train(resume_from_checkpoint=str(resume) if resume else None)
+    def go(self, resume: Path | None, *, over: bool) -> None:
+        """Train, from a checkpoint on if there is one; `over`: it was the last, and only the result was not saved yet."""
+        earlier = _earlier(resume) if resume else {}
+        self.begin, self.targets = time.perf_counter() - earlier.get("seconds", 0.0), earlier.get("targets", 0.0)
+        self.validating = earlier.get("validating", 0.0)
+        if over:
+            self.state.global_step = _step_of(resume)
+        else:
+            self.train(resume_from_checkpoint=str(resume) if resume else None)
 
-    def seconds(self) -> float:
-        """Training time so far, over all attempts."""
-        return time.perf_counter() - self.begin
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        return nullcontext()  # every micro-batch's gradients are reduced; the Trainer's way wants its own kind of model
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader: DataLoader[Any] = DataLoader(
@@ -275,6 +279,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         parallel.wait()  # each process wrote its random state
         if parallel.is_main():
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            elapsed = {"seconds": self.seconds(), "targets": self.targets, "processes": parallel.world()}
+            elapsed = {"seconds": self.seconds(), "validating": self.validating, "targets": self.targets}
+            elapsed["processes"] = parallel.world()
             write_atomically(folder / ELAPSED, orjson.dumps(elapsed))
             write_atomically(folder / MANIFEST, orjson.dumps(hashes(folder)))

@@ -97,7 +97,10 @@ class _FullSoftmax(torch.autograd.Function):
                 loss += (largest.float() - wanted.float() - error.gather(1, place).float().log()).sum()
                 if grad_hidden is None and grad_trained is None:
                     continue
-                error.scatter_add_(1, target[:, None], error.new_full((len(target), 1), -1.0))
+                # minus what the others have, summed in float32: p - 1 in bfloat16 is 0 for every p above .998
+                error.scatter_(1, target[:, None], 0.0)
+                others = error.sum(-1, keepdim=True, dtype=torch.float32)
+                error.scatter_(1, target[:, None], -others.to(dtype))
                 if grad_hidden is not None:
                     grad_hidden[part] = (error @ weight).to(hidden.dtype)
                 if grad_trained is not None:

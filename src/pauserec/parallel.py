@@ -15,6 +15,8 @@ from pauserec.errors import RunError
 T = TypeVar("T")
 PATIENCE = timedelta(hours=24)
 """How long processes wait for one that does a step alone. One that ends is noticed at once."""
+SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "ncclRemoteError")
+"""What gloo and NCCL say when another process is gone."""
 
 
 @contextmanager
@@ -30,7 +32,7 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     global _talk
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    distributed.init_process_group(backend)
     _talk = distributed.new_group(backend="gloo", timeout=PATIENCE)
     try:
         yield
@@ -39,7 +41,7 @@ def joined() -> Iterator[None]:
         if not _another_ended(error):
             raise
         raise RunError(
-            "another process of this run ended, and says why in its own words if it could: "
+            "another process of this run ended or hangs, and says why in its own words if it could: "
             "run the same command again to go on from the last checkpoint"
         ) from None
     finally:
@@ -99,4 +101,4 @@ def _several() -> bool:
 
 def _another_ended(error: RuntimeError) -> bool:
     text = str(error)
-    return any(sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"))
+    return any(sign in text for sign in SIGNS)

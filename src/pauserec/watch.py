@@ -1,9 +1,11 @@
 """What happens beside the steps of training: progress, the metric log, validation, the best weights, early stopping."""
 
+import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,26 @@ from pauserec.evaluation.validation import METRIC
 from pauserec.run import write_atomically
 from pauserec.sharding import fill, whole
 
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def forget_peak() -> None:
+    """Let `peak_memory` count from now on, where the system can: on a GPU and on Linux."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif CLEAR.exists():
+        with suppress(OSError):
+            CLEAR.write_text("5")
+
 
 def peak_memory() -> int:
-    """Most bytes held so far: of the GPU, or resident in this process."""
+    """Most bytes held since `forget_peak`: of the GPU, or resident in this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    if STATUS.exists():
+        found = [line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+        if found:
+            return 1024 * int(found[0])
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -55,12 +72,28 @@ class Size:
     tokens: int
 
 
+class TimedTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer that knows its time over all attempts."""
+
+    begin = 0.0
+    """When training would have begun, had it never been interrupted."""
+    validating = 0.0
+    """Seconds of validation so far."""
+
+    def seconds(self) -> float:
+        """Training time so far, validation included."""
+        return time.perf_counter() - self.begin
+
+
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Told by the Trainer what happens; validates at the steps of `schedule`."""
+    """Told by the Trainer what happens; validates at the steps of `schedule`.
+
+    The weights of a best validation bear its step in their name: after a crash the scores that count say which file does.
+    """
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: TimedTrainer,
         settings: TrainingSettings,
         folder: Path,
         log: Callable[..., None],
@@ -71,9 +104,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._trainer, self._settings, self._log = trainer, settings, log
         self._tokens_per_step = size.tokens / size.steps
         self._validate, self._schedule = validate, schedule
-        self._best_file, self._scores_file = folder / "best.safetensors", folder / "validations.json"
+        self._folder, self._scores_file = folder, folder / "validations.json"
         self._scores: list[dict[str, float]] = []
-        self._begin, self._validating, self._first_step, self._steps_done = time.perf_counter(), 0.0, size.done, 0
+        self._saved = size.done
         if self._scores_file.exists():
             known = orjson.loads(self._scores_file.read_bytes())
             self._scores = [score for score in known if score["step"] <= size.done]
@@ -99,57 +132,79 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Write a step's loss. Raises PauserecError when it is not a number."""
         if logs and "loss" in logs:
-            if not logs["loss"] == logs["loss"]:
+            if not math.isfinite(logs["loss"]):
                 raise PauserecError(
                     f"stage {self._settings.name!r}: the loss is not a number at step {state.global_step}: lower learning_rate"
                 )
             self._bar.update(self._task, completed=state.global_step, loss=f"loss {logs['loss']:.3f}")
-            self._steps_done = state.global_step - self._first_step
-            speed = round(self.tokens_per_second())
             kept = {key: value for key, value in logs.items() if key != "epoch"}
-            self._log(global_step=state.global_step, **kept, tokens_per_second=speed)
+            self._log(global_step=state.global_step, **kept, tokens_per_second=round(self.tokens_per_second()))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Validate where it is due, keep the best weights, stop when patience is over."""
         if self._validate is None or state.global_step not in self._schedule:
             return
         pause = time.perf_counter()
-        metrics = self._validate()
-        self._validating += time.perf_counter() - pause
+        metrics = parallel.share(self._validate())[0]  # a tie may be broken otherwise on another GPU
+        self._trainer.validating += time.perf_counter() - pause
         self._trainer.model.train()
         self._log(global_step=state.global_step, **metrics)
         best = max((score[METRIC] for score in self._scores), default=-1.0)
         if metrics[METRIC] > best:
             weights = trained_weights(self._trainer.model)
             if parallel.is_main():
-                temporary = self._best_file.with_suffix(".tmp")
+                temporary = self._folder / "best.tmp"
                 save_file(weights, temporary)
-                temporary.replace(self._best_file)
+                temporary.replace(self._best_file(state.global_step))
         self._scores.append({"step": state.global_step, **metrics})
         if parallel.is_main():
             write_atomically(self._scores_file, orjson.dumps(self._scores))
-        patience = getattr(self._settings, "patience", None)
-        if patience is not None and self._since_best() >= patience:
+            self._forget_worse()
+        if self.out_of_patience():
             control.should_training_stop = True
 
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A rerun will not go back behind this step."""
+        self._saved = state.global_step
+
+    def out_of_patience(self) -> bool:
+        """Whether validation has not improved for as long as the settings allow."""
+        patience = getattr(self._settings, "patience", None)
+        if patience is None or not self._scores:
+            return False
+        since: int = len(self._scores) - 1 - self._scores.index(self._best(self._scores))
+        return since >= int(patience)
+
     def tokens_per_second(self) -> float:
-        """Of this attempt so far, all processes together, validation left out."""
-        return self._tokens_per_step * self._steps_done / (time.perf_counter() - self._begin - self._validating)
+        """So far, over all attempts, all processes together, validation left out."""
+        seconds = self._trainer.seconds() - self._trainer.validating
+        return float(self._tokens_per_step * self._trainer.state.global_step / seconds)
 
     def load_best(self, module: nn.Module) -> None:
         """Leave the weights with the best validation score in the module."""
         parallel.wait()
         if self._scores:
-            load_trained(module, self._best_file)
+            load_trained(module, self._best_file(self._best(self._scores)["step"]))
         parallel.wait()
 
     def summary(self) -> dict[str, Any]:
         """The validations made and which of them was best."""
         if not self._scores:
             return {}
-        best = max(self._scores, key=lambda score: (score[METRIC], -score["step"]))
+        best = self._best(self._scores)
         return {"best_step": best["step"], f"best_{METRIC}": best[METRIC], "validations": self._scores}
 
-    def _since_best(self) -> int:
-        scores = [score[METRIC] for score in self._scores]
-        return len(scores) - 1 - scores.index(max(scores))
+    @staticmethod
+    def _best(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+        return max(scores, key=lambda score: (score[METRIC], -score["step"]))
+
+    def _best_file(self, step: float) -> Path:
+        return self._folder / f"best-{step:.0f}.safetensors"
+
+    def _forget_worse(self) -> None:
+        """Remove weights that are best neither now nor as of the newest checkpoint, from which a rerun would go on."""
+        as_saved = [score for score in self._scores if score["step"] <= self._saved]
+        needed = {self._best_file(self._best(scores)["step"]) for scores in (self._scores, as_saved) if scores}
+        for file in self._folder.glob("best-*.safetensors"):
+            if file not in needed:
+                file.unlink()

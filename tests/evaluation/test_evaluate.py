@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from pauserec.errors import DataError, RecipeError, RunError
-from pauserec.evaluation.evaluate import evaluate
+from pauserec.evaluation.evaluate import _chunks, evaluate
 from pauserec.evaluation.metrics import METRICS, summarise
 from pauserec.evaluation.ranks import ranks_of, read_ranks, write_ranks
 from pauserec.evaluation.table import TableRow, format_table
@@ -163,3 +165,12 @@ def test_the_table_shows_names_as_they_are() -> None:
         "48.2",
     ):
         assert part in text
+
+
+@given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 9))
+def test_every_process_ranks_as_many_times_and_all_users_together(users: int, chunk: int, world: int) -> None:
+    shares = _chunks(users, chunk, world)
+    assert len(shares) == world
+    assert len({len(share) for share in shares}) == 1, "a process that passes once less would leave the others waiting"
+    assert {user for share in shares for begin, stop in share for user in range(begin, stop)} == set(range(users))
+    assert all(0 < stop - begin <= chunk for share in shares for begin, stop in share)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
 
 from pauserec.config import ImplicitSftConfig, LoraSettings, NextItemJob, Recipe
 from pauserec.data.batches import IGNORE, Branch, Sample, collate
@@ -91,6 +93,33 @@ def assert_same_gradients(model: LanguageModel, one: torch.Tensor, other: torch.
     weights = [p for p in model.hf.parameters() if p.requires_grad]
     for left, right in zip(*(torch.autograd.grad(loss, weights) for loss in (one, other)), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_packed_samples_train_as_padded_ones_do_with_all_logits(
+    parts: tuple[LanguageModel, Prompts, NextItemJob], tiny_run: Path
+) -> None:
+    """The textbook: Hugging Face's own forward over a padded batch, every position's logits, cross-entropy."""
+    model, opening = parts[0], parts[1].opening
+    theirs = AutoModelForCausalLM.from_pretrained(tiny_run / "implicit_sft")
+    make = samples(parts, targets="last")
+    made = [make.build(Window(0, max(0, stop - 6), stop, (stop,), stop)) for stop in (2, 4, 7)]
+    longest = len(opening) + max(sample.length for sample in made)
+    tokens, labels = torch.zeros(3, longest, dtype=torch.int64), torch.full((3, longest), IGNORE)
+    for row, sample in enumerate(made):
+        whole = torch.tensor([*opening, *sample.tokens])
+        tokens[row, : len(whole)] = whole
+        labels[row, len(opening) : len(whole)] = torch.from_numpy(sample.labels)
+    mask = torch.arange(longest) < torch.tensor([[len(opening) + sample.length] for sample in made])
+    logits = theirs(input_ids=tokens, attention_mask=mask.long()).logits[..., : model.vocabulary.used]
+    padded = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum")
+    packed = loss_of(model, made, opening=opening)
+    assert float(packed.detach()) == pytest.approx(float(padded.detach()), rel=1e-5)
+    weights = dict(model.hf.named_parameters())
+    names = [name for name, _ in theirs.named_parameters()]
+    ours = torch.autograd.grad(packed, [weights[name] for name in names])
+    textbook = torch.autograd.grad(padded, list(theirs.parameters()))
+    apart = sum(float((one - other).square().sum()) for one, other in zip(ours, textbook, strict=True))
+    assert apart**0.5 < 1e-5 * sum(float(other.square().sum()) for other in textbook) ** 0.5
 
 
 def test_gradient_checkpointing_changes_no_gradient(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:

@@ -36,7 +36,7 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = False
     """Keep one state a layer and compute the rest again going backward: a third more time, a fraction of the memory."""
     compile: bool = False
-    """Compile the parts of each layer between attentions with torch.compile (needs a C++ compiler on a CPU)."""
+    """Compile the feed-forward part of each layer with torch.compile (needs a C++ compiler on a CPU)."""
     sharding: Literal["none", "fsdp2"] = "none"
     """Of several processes: each holds all weights (DDP), or a part of them (FSDP2, for models that fill a GPU)."""
     save_every: int = Field(default=200, ge=1)

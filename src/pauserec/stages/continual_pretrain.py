@@ -12,7 +12,7 @@ from typing import Any
 from pauserec.config import CorpusJob, CptConfig
 from pauserec.data.splits import load_dataset
 from pauserec.fit import fit
-from pauserec.llm.model import LanguageModel
+from pauserec.llm.model import LanguageModel, best_device
 from pauserec.llm.prompts import Corpus
 from pauserec.run import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
@@ -36,6 +36,7 @@ def continual_pretrain(
     seed_everything(stage.seed)
     dataset, ids = load_dataset(dataset_step.path), SemanticIds.load(ids_step.path)
     model = LanguageModel.load(base.path, ids)
+    model.to(best_device())
     corpus = Corpus(model.tokenizer, model.vocabulary, ids, dataset.items)
     batches = corpus_batches(
         corpus_documents(dataset, stage.corpus, job.history_length),

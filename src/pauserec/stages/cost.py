@@ -16,7 +16,7 @@ def with_cost(
     bfloat16: bool,
     softmax: Literal["full", "codebook"] = "full",
 ) -> dict[str, Any]:
-    """A stage's summary, and its device hours, model floating-point operations and MFU.
+    """A stage's summary, its model floating-point operations and MFU.
 
     Operations are those of linear layers on real tokens (forward and backward: 6 a weight, 4 where the backbone is `frozen`)
     and of the head on targets; attention and adapters are left out. MFU relates them to this machine's measured matrix rate.
@@ -32,7 +32,6 @@ def with_cost(
     devices = torch.distributed.get_world_size() if several else 1
     return {
         **summary,
-        "device_hours": round(summary["training_seconds"] * devices / 3600, 5),
         "model_flops": float(work),
         "mfu": round(work / tokens * summary["tokens_per_second"] / (rate * devices), 4),
     }

@@ -94,7 +94,7 @@ class NextItemSamples:
         return found
 
     def _drawn(self, targets: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
-        """The targets that get a branch this time; where the trunk carries loss always the newest, which is not in the trunk."""
+        """The targets that get a branch this time; where the trunk carries loss always the newest: the trunk ends before it."""
         most, newest = self._stage.targets_per_history, targets[-1:] if self._stage.loss_on == "history" else ()
         if most is None or len(targets) <= most:
             return targets

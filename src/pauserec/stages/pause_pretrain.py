@@ -17,7 +17,7 @@ from torch import Tensor
 from pauserec.config import CorpusJob, PausePretrainConfig
 from pauserec.data.splits import load_dataset
 from pauserec.fit import fit
-from pauserec.llm.model import LanguageModel, save_rows
+from pauserec.llm.model import LanguageModel, best_device, save_rows
 from pauserec.llm.prompts import Corpus
 from pauserec.run import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
@@ -43,6 +43,7 @@ def pause_pretrain(
     seed_everything(stage.seed)
     dataset, ids = load_dataset(dataset_step.path), SemanticIds.load(ids_step.path)
     model = LanguageModel.load(cpt.path, ids)
+    model.to(best_device())
     corpus = Corpus(model.tokenizer, model.vocabulary, ids, dataset.items)
     documents = corpus_documents(dataset, stage.corpus, job.history_length)
     number = {id(document): n for n, document in enumerate(documents)}
