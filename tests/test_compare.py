@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import polars as pl
 import pytest
 from rich.console import Console
 
@@ -116,9 +117,48 @@ def test_saved_comparisons_are_as_good_as_their_runs(runs: dict[str, Path], tmp_
         compare([saved["one"], saved["wide"]])
     with pytest.raises(RunError, match="give run folders"):
         compare([saved["one"]], reference="sasrec")
-    saved["one"].write_text("[]")
-    with pytest.raises(RunError, match="is no comparison"):
-        compare([saved["one"]])
+    with pytest.raises(RunError, match=r"one\.json was saved with seen items: drop"):
+        compare([saved["one"]], seen="keep")
+    assert compare([saved["one"]], seen="drop") == compare([runs["one"]])
+    tested = tmp_path / "tested.json"
+    tested.write_text(rendered(compare([runs["refit"]], reference="popularity, refitted"), "json"))
+    with pytest.raises(
+        RunError, match=r"tested\.json was tested against popularity, refitted and .*one\.json against noth"
+    ):
+        compare([saved["one"], tested])
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"seen":"drop","data":{},"reference":null,"rows":[{"model":"x"}]}'])
+def test_what_is_no_comparison_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "saved.json").write_text(content)
+    with pytest.raises(RunError, match=r"saved\.json is no comparison"):
+        compare([tmp_path / "saved.json"])
+
+
+def test_refits_are_tested_against_the_reference_refitted(runs: dict[str, Path]) -> None:
+    found = {row.model: row for row in compare([runs["one"], runs["refit"]], reference="co-occurrence").rows}
+    refitted = found["co-occurrence, refitted"]
+    assert refitted.difference is None
+    gained = found["sasrec, refitted"].metrics["ndcg@10"] - refitted.metrics["ndcg@10"]
+    assert found["sasrec, refitted"].difference == pytest.approx(gained)
+    gained = found["sasrec"].metrics["ndcg@10"] - found["co-occurrence"].metrics["ndcg@10"]
+    assert found["sasrec"].difference == pytest.approx(gained)
+
+
+def test_costs_are_those_of_all_stages_a_model_goes_back_to(tiny_run: Path) -> None:
+    stages = orjson.loads((tiny_run / "result.json").read_bytes())["stages"]
+    found = compare([tiny_run], reference="sft")
+    rows = {row.model: row for row in found.rows}
+    assert rows["pauserec"].tokens == sum(stage["tokens"] for stage in stages.values())
+    assert rows["sft"].tokens == stages["cpt"]["tokens"] + stages["sft"]["tokens"]
+    assert rows["pauserec"].device_hours == pytest.approx(sum(stage["device_hours"] for stage in stages.values()))
+    assert rows["pauserec"].trained_parameters == max(stage["trainable_parameters"] for stage in stages.values())
+    assert (rows["popularity"].device_hours, rows["popularity"].tokens) == (0, 0)
+    cost = tables(found)[1]
+    assert cost.headings[-2:] == ("hours / sft", "s/user / sft")
+    cells = {row[0]: dict(zip(cost.headings, row, strict=True)) for row in cost.rows}
+    assert cells["sft"]["hours / sft"] == cells["sft"]["s/user / sft"] == "1.00"
+    assert cells["pauserec"]["trained parameters"] == f"{rows['pauserec'].trained_parameters:,}"
 
 
 def test_published_numbers_stand_beside_ours_where_the_data_is_the_same(runs: dict[str, Path]) -> None:
@@ -128,7 +168,10 @@ def test_published_numbers_stand_beside_ours_where_the_data_is_the_same(runs: di
     assert published(beauty, "mine") == published(beauty | {"users": 1}, "tiger") == ""
     found = compare([runs["one"]])
     assert "published" not in rendered(found, "md")
-    assert "| – / .0921 / – / .0531 (drop) |" in rendered(dataclasses.replace(found, data=beauty), "md")
+    beside = rendered(dataclasses.replace(found, data=beauty), "md")
+    assert "| – / .0921 / – / .0531 (drop) |" in beside
+    assert "sasrec: SASRec with sampled softmax in the eSASRec study" in beside
+    assert "other rows" not in beside
 
 
 @pytest.mark.parametrize("form", ["md", "html", "json"])
@@ -154,6 +197,17 @@ def test_a_run_without_ranks_says_how_to_make_them(runs: dict[str, Path], tmp_pa
     command = str(caught.value).split("`")[1].split()[1:]
     subprocess.run([sys.executable, "-m", "pauserec", *command], check=True, capture_output=True, timeout=200)
     assert compare([folder]).rows[0].metrics == compare([runs["one"]]).rows[0].metrics
+
+
+@pytest.mark.parametrize("lost", ["a model", "half of a model"])
+def test_ranks_that_are_not_whole_say_how_to_make_them(runs: dict[str, Path], tmp_path: Path, lost: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs["one"], folder)
+    frame = pl.read_parquet(folder / "ranks.parquet").with_row_index()
+    gone = (pl.col("model") == "sasrec") & ((pl.col("index") % 2 == 0) | (lost == "a model"))
+    frame.filter(~gone).drop("index").write_parquet(folder / "ranks.parquet")
+    with pytest.raises(RunError, match=r"every user's rank by 'sasrec': delete it, `pauserec run .* writes it again"):
+        compare([folder])
 
 
 def test_other_data_is_refused_with_both_fingerprints(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ def compare(
 ) -> None:
     """Put several runs into one table: intervals, significance, seeds, cost, slices."""
     from pauserec.compare import compare as compare_runs
+    from pauserec.published import sources
     from pauserec.tables import rendered, tables
 
     quiet_libraries()
@@ -197,6 +198,7 @@ def compare(
         for table in tables(found):
             for part in table.parts(console.width):
                 console.print(part.rich())
+        console.print(sources(found.data, [row.model for row in found.rows]), markup=False)
     else:
         print(rendered(found, format_.value))
 

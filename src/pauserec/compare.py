@@ -21,8 +21,8 @@ from pauserec.evaluation.paired import coverage, mean_popularity, paired_p_value
 from pauserec.evaluation.ranks import ranks_of, read_ranks
 from pauserec.pipeline import reevaluate
 from pauserec.records import Dataset, IntArray
-from pauserec.results import RANKS, RESULT, open_finished, table_rows
-from pauserec.run import Run
+from pauserec.results import RANKS, RESULT, ancestry, open_finished, table_rows
+from pauserec.run import RECIPE, Run
 
 RESAMPLES = 1000
 PAIRED = "ndcg@10"
@@ -43,6 +43,7 @@ class _Entry:
     values: np.ndarray
     lists: list[list[int]]
     seconds: float
+    ledger: Mapping[str, Any]
     ms_per_user: float
 
 
@@ -52,11 +53,16 @@ def compare(paths: Sequence[Path], reference: str | None = None, seen: Seen | No
     reference: a row's name; every other row is tested against it, user by user. seen: a rule for seen items; the models
     of runs that were tested under the other one are tested again.
     """
-    saved = [Comparison.load(path) for path in paths if path.is_file()]
+    saved = [(str(path), Comparison.load(path)) for path in paths if path.is_file()]
     folders = [path for path in paths if not path.is_file()]
     if reference is not None and saved:
         raise RunError("testing against a reference takes every user's result: give run folders, no saved comparison")
-    return merged([*([_compared(folders, reference, seen)] if folders else []), *saved])
+    for name, part in saved:
+        if seen not in (None, part.seen):
+            raise RunError(
+                f"{name} was saved with seen items: {part.seen}; only runs can be ranked again: give its run folders"
+            )
+    return merged([*([(str(folders[0]), _compared(folders, reference, seen))] if folders else []), *saved])
 
 
 def _compared(paths: Sequence[Path], reference: str | None, seen: Seen | None) -> Comparison:
@@ -83,9 +89,14 @@ def _compared(paths: Sequence[Path], reference: str | None, seen: Seen | None) -
 
 def _as_written(run: Run, content: Mapping[str, Any], dataset: Dataset) -> dict[str, _Ranked]:
     frame, number_of = read_ranks(run.path / RANKS), dataset.number_of
-    found = {}
+    found, users = {}, [history.user_id for history in dataset.split("test")]
     for name in content["models"]:
         rows = frame.filter((frame["model"] == name) & (frame["split"] == "test"))
+        if rows["user_id"].to_list() != users:
+            raise RunError(
+                f"{run.path / RANKS} does not hold every user's rank by {name!r}: delete it, "
+                f"`pauserec run {run.path / RECIPE} --out {run.path}` writes it again"
+            )
         lists = [[number_of[item] for item in row if item is not None] for row in rows["top_items"].to_list()]
         found[name] = ranks_of(frame, name, "test"), lists
     return found
@@ -105,8 +116,22 @@ def _entries(run: Run, content: Mapping[str, Any], ranked: Mapping[str, _Ranked]
     found = []
     for name in content["models"]:
         (ranks, lists), cost, fit = ranked[name], costs[name], _final_fit(run, name)
-        found.append(_Entry(run, name, fit, per_user(ranks), lists, cost.train_seconds or 0.0, cost.ms_per_user or 0.0))
+        spent = (cost.train_seconds or 0.0, _ledger(run, content, name), cost.ms_per_user or 0.0)
+        found.append(_Entry(run, name, fit, per_user(ranks), lists, *spent))
     return found
+
+
+def _ledger(run: Run, content: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """What the stages of a model took together; nothing where nothing is trained."""
+    stage_of = {entry.name: entry.stage for entry in run.recipe.evaluation.models}
+    names = ancestry(run.recipe, stage_of[model]) if model in stage_of else [model]
+    stages = [content["stages"][name] for name in names if name in content["stages"]]
+    hours = [stage.get("device_hours", stage.get("training_seconds", 0.0) / 3600) for stage in stages]
+    return {
+        "device_hours": sum(hours),
+        "tokens": sum(stage["tokens"] for stage in stages),
+        "trained_parameters": max((stage["trainable_parameters"] for stage in stages), default=0),
+    }
 
 
 def _final_fit(run: Run, model: str) -> str:
@@ -167,6 +192,9 @@ def _row(name: str, members: Sequence[_Entry], dataset: Dataset, counts: np.ndar
         ci95=dict(zip(METRICS, bootstrap_ci(values, RESAMPLES).tolist(), strict=True)),
         deviation=dict(zip(METRICS, per_seed.std(axis=0, ddof=1).tolist(), strict=True)) if len(members) > 1 else None,
         train_seconds=float(np.mean([entry.seconds for entry in members])),
+        device_hours=float(np.mean([entry.ledger["device_hours"] for entry in members])),
+        tokens=round(np.mean([entry.ledger["tokens"] for entry in members])),
+        trained_parameters=max(entry.ledger["trained_parameters"] for entry in members),
         ms_per_user=float(np.mean([entry.ms_per_user for entry in members])),
         coverage=float(np.mean([coverage(entry.lists, len(dataset.items)) for entry in members])),
         popularity=float(np.mean([mean_popularity(entry.lists, counts) for entry in members])),
@@ -183,7 +211,9 @@ def _slice(values: np.ndarray) -> dict[str, float]:
 def _test_against(rows: Sequence[Row], groups: Mapping[str, Sequence[_Entry]], reference: str) -> None:
     column = METRICS.index(PAIRED)
     values = {name: np.mean([entry.values[:, column] for entry in members], axis=0) for name, members in groups.items()}
+    refitted = f"{reference}, refitted"
     for row in rows:
-        if row.model != reference:
-            differences = values[row.model] - values[reference]
+        other = refitted if row.final_fit != "train" and refitted in values else reference
+        if row.model != other:
+            differences = values[row.model] - values[other]
             row.difference, row.p_value = float(differences.mean()), paired_p_value(differences)

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from pauserec.errors import RunError
+from pauserec.evaluation.metrics import METRICS
 
 
 @dataclass
@@ -23,9 +24,15 @@ class Row:
     deviation: dict[str, float] | None = None
     """Standard deviation over seeds; None with one."""
     difference: float | None = None
-    """Of NDCG@10 to the reference."""
+    """Of NDCG@10 to the reference; a refitted row's, where there is one, to the reference refitted."""
     p_value: float | None = None
     train_seconds: float = 0.0
+    device_hours: float | None = None
+    """Of all training the model goes back to: seconds times devices. None: not known."""
+    tokens: int | None = None
+    """Of the same, padding and repetitions included."""
+    trained_parameters: int | None = None
+    """Most of any of its stages."""
     ms_per_user: float = 0.0
     coverage: float = 0.0
     """Share of the catalogue in some user's first 10."""
@@ -44,11 +51,6 @@ class Comparison:
     reference: str | None
     rows: list[Row]
 
-    @property
-    def protocol(self) -> Mapping[str, Any]:
-        """For check_protocol."""
-        return {"name": self.rows[0].runs[0] if self.rows else "a comparison", "seen": self.seen, "data": self.data}
-
     def as_json(self) -> dict[str, Any]:
         """For --format json."""
         return asdict(self)
@@ -57,27 +59,33 @@ class Comparison:
     def load(cls, path: Path) -> Self:
         """Read what --format json printed. Raises RunError."""
         try:
-            content = orjson.loads(path.read_bytes())
-            rows = [Row(**row) for row in content.pop("rows")]
-            return cls(**content, rows=rows)
-        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+            found = TypeAdapter(cls).validate_json(path.read_bytes())
+            known = [found.data["fingerprint"], found.data["users"], found.data["items"]]
+            known += [(row.metrics[metric], row.ci95[metric]) for row in found.rows for metric in METRICS]
+            known += [part["users"] for row in found.rows for part in row.slices.values()]
+        except (ValidationError, KeyError):
             raise RunError(f"{path} is no comparison: give a run folder or what --format json printed") from None
+        return found
 
 
-def merged(parts: Sequence[Comparison]) -> Comparison:
-    """Comparisons under one protocol as one. What is in several of them (counts are) is taken once.
+def merged(parts: Sequence[tuple[str, Comparison]]) -> Comparison:
+    """Comparisons under one protocol, each with its name, as one. What is in several of them (counts are) is taken once.
 
-    Raises RunError where the protocols differ, or two rows of one name do.
+    Raises RunError where the protocols or references differ, or two rows of one name do.
     """
-    first = parts[0]
+    name, first = parts[0]
     rows: dict[str, Row] = {}
-    for part in parts:
-        check_protocol(first.protocol, part.protocol)
+    for other, part in parts:
+        check_protocol(*({"name": n, "seen": p.seen, "data": p.data} for n, p in ((name, first), (other, part))))
+        if part.reference != first.reference:
+            raise RunError(
+                f"{other} was tested against {part.reference or 'nothing'} and {name} against {first.reference or 'nothing'}: "
+                "compare them from their runs"
+            )
         for row in part.rows:
             if row.metrics != rows.setdefault(row.model, row).metrics:
                 raise RunError(f"two rows are named {row.model!r} and differ: compare them from their runs")
-    references = {part.reference for part in parts}
-    return Comparison(first.seen, first.data, references.pop() if len(references) == 1 else None, list(rows.values()))
+    return Comparison(first.seen, first.data, first.reference, list(rows.values()))
 
 
 def check_protocol(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:

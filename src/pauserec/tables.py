@@ -10,7 +10,7 @@ from rich.text import Text
 from pauserec.comparison import Comparison, Row
 from pauserec.evaluation.metrics import METRICS
 from pauserec.evaluation.table import HEADINGS
-from pauserec.published import published
+from pauserec.published import published, sources
 from pauserec.report import cost_charts
 
 
@@ -66,8 +66,8 @@ class TextTable:
         return f"<table><caption>{escape(self.title)}</caption><tr>{head}</tr>{body}</table>"
 
 
-def tables(comparison: Comparison) -> tuple[TextTable, TextTable]:
-    """The main table, and the one of slices."""
+def tables(comparison: Comparison) -> tuple[TextTable, TextTable, TextTable]:
+    """The main table, what each model cost (the paper's Table 6), and the one of slices."""
     data = comparison.data
     protocol = f"test split, {data['users']:,} users, {data['items']:,} items, seen items: {comparison.seen}"
     tested = comparison.reference is not None
@@ -80,25 +80,51 @@ def tables(comparison: Comparison) -> tuple[TextTable, TextTable]:
         _cells(row, tested) + ((beside,) if any(known) else ())
         for row, beside in zip(comparison.rows, known, strict=True)
     )
-    parts = list(comparison.rows[0].slices) if comparison.rows else []
-    slice_rows = tuple((row.model, *(_slice(row, part) for part in parts)) for row in comparison.rows)
-    users = {part: comparison.rows[0].slices[part]["users"] for part in parts}
-    headings = ("NDCG@10", *(f"{part}: {int(users[part]):,} users" for part in parts))
-    return TextTable(protocol, columns, rows), TextTable("by slice", headings, slice_rows)
+    return TextTable(protocol, columns, rows), _costs(comparison), _slices(comparison, protocol)
+
+
+def _costs(comparison: Comparison) -> TextTable:
+    """Costs as such and, where the reference was trained, as multiples of the reference's."""
+    reference = next((row for row in comparison.rows if row.model == comparison.reference), None)
+    columns: tuple[str, ...] = ("model", "device hours", "tokens", "trained parameters", "s/user")
+    trained = reference is not None and reference.device_hours
+    columns += (f"hours / {comparison.reference}", f"s/user / {comparison.reference}") if trained else ()
+    rows = []
+    for row in comparison.rows:
+        cells = [
+            row.model,
+            "–" if row.device_hours is None else f"{row.device_hours:.3f}",
+            "–" if row.tokens is None else f"{row.tokens:,}",
+            "–" if row.trained_parameters is None else f"{row.trained_parameters:,}",
+            f"{row.ms_per_user / 1e3:.4f}",
+        ]
+        if reference is not None and reference.device_hours:
+            cells.append("–" if row.device_hours is None else f"{row.device_hours / reference.device_hours:.2f}")
+            cells.append(f"{row.ms_per_user / reference.ms_per_user:.2f}" if reference.ms_per_user else "–")
+        rows.append(tuple(cells))
+    return TextTable("cost of training and of a recommendation", columns, tuple(rows))
+
+
+def _slices(comparison: Comparison, protocol: str) -> TextTable:
+    users = {part: int(found["users"]) for row in comparison.rows for part, found in row.slices.items()}
+    rows = tuple((row.model, *(_slice(row, part) for part in users)) for row in comparison.rows)
+    headings = ("NDCG@10", *(f"{part}: {count:,} users" for part, count in users.items()))
+    return TextTable(f"by slice; {protocol}", headings, rows)
 
 
 def rendered(comparison: Comparison, form: str) -> str:
     """As text of the form "md", "html" or "json"."""
     if form == "json":
         return orjson.dumps(comparison.as_json(), option=orjson.OPT_INDENT_2).decode()
-    both = tables(comparison)
+    found, origin = tables(comparison), sources(comparison.data, [row.model for row in comparison.rows])
     if form == "md":
-        return "\n\n".join(table.markdown() for table in both)
+        return "\n\n".join([table.markdown() for table in found] + ([origin] if origin else []))
     style = "body{font-family:sans-serif}table{border-collapse:collapse;margin:1em}"
     style += "td,th{padding:.2em .6em;text-align:right}caption{font-weight:bold}"
     values = {row.model: row.metrics["ndcg@10"] for row in comparison.rows}
     charts = cost_charts(values, {row.model: (row.train_seconds, row.ms_per_user) for row in comparison.rows})
-    page = [*(table.html() for table in both), *(f"<figure>{chart}</figure>" for chart in charts)]
+    page = [*(table.html() for table in found), *(f"<figure>{chart}</figure>" for chart in charts)]
+    page += [f"<p>{escape(origin)}</p>"] if origin else []
     return f"<!doctype html><meta charset='utf-8'><style>{style}</style>" + "".join(page)
 
 
