@@ -18,7 +18,7 @@ from pauserec.compare import compare
 from pauserec.config import Recipe
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
-from pauserec.pipeline import run
+from pauserec.pipeline import reevaluate, run
 from pauserec.published import published
 from pauserec.results import counted_test
 from pauserec.tables import rendered, tables
@@ -143,6 +143,16 @@ def test_refits_are_tested_against_the_reference_refitted(runs: dict[str, Path])
     assert found["sasrec, refitted"].difference == pytest.approx(gained)
     gained = found["sasrec"].metrics["ndcg@10"] - found["co-occurrence"].metrics["ndcg@10"]
     assert found["sasrec"].difference == pytest.approx(gained)
+
+
+def test_a_refit_is_not_tested_on_the_events_it_was_fitted_on(runs: dict[str, Path]) -> None:
+    result = orjson.loads((runs["refit"] / "result.json").read_bytes())
+    assert all("test" in model and "validation" not in model for model in result["models"].values())
+    assert set(pl.read_parquet(runs["refit"] / "ranks.parquet")["split"]) == {"test"}
+    assert "validation" in orjson.loads((runs["one"] / "result.json").read_bytes())["models"]["sasrec"]
+    with pytest.raises(RunError, match=r"refit: 'popularity' was fitted on the validation events"):
+        reevaluate(runs["refit"], "validation")
+    assert reevaluate(runs["refit"], "test")["sasrec"].metrics == result["models"]["sasrec"]["test"]
 
 
 def test_costs_are_those_of_all_stages_a_model_goes_back_to(tiny_run: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pauserec.config import CorpusJob, CptConfig, Recipe, shipped_recipes
 from pauserec.errors import RecipeError
 
+B = {"name": "b", "kind": "sasrec"}
 STAGES = [{"name": "cpt", "kind": "cpt"}, {"name": "sft", "kind": "sft"}]
 
 
@@ -45,6 +46,22 @@ def test_any_recipe_survives_a_dump(layers: int | None, users: int | None, softm
         ({"name": "x", "stages": [*STAGES, {"name": "sft", "kind": "cpt"}]}, "two stages are named 'sft'"),
         ({"name": "x", "stages": [{"name": "a", "kind": "magic"}]}, "kind"),
         ({"name": "x", "evaluation": {"models": [{"name": "m", "stage": "gone"}]}}, "names stage 'gone'"),
+        ({"name": "x", "baselines": [B], "evaluation": {"models": [{"name": "m", "stage": "b"}]}}, "names stage 'b'"),
+        (
+            {"name": "x", "evaluation": {"models": [{"name": "popularity", "stage": "base"}]}},
+            "two rows .* 'popularity'",
+        ),
+        ({"name": "x", "evaluation": {"models": [{"name": "m", "stage": "base"}] * 2}}, "two rows .* 'm'"),
+        ({"name": "x", "baselines": [B | {"name": "vectors"}]}, "'vectors' is the name of a step of every run"),
+        ({"name": "x", "baselines": [B | {"name": "test-b"}]}, "'test-b' is the name of a step of every run"),
+        (
+            {
+                "name": "x",
+                "embedder": {"baseline": "b"},
+                "baselines": [B | {"final_fit": "train+validation"}, {"name": "tiger", "kind": "tiger"}],
+            },
+            "'tiger' has final_fit = 'train' but builds on 'b'",
+        ),
         ({"name": "x", "decoding": {"beams": 5}}, "decoding.beams"),
     ],
 )

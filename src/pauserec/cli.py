@@ -282,8 +282,9 @@ def main() -> None:
 def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
     from pauserec import parallel
     from pauserec.evaluation.table import format_table
+    from pauserec.ledger import table_rows
     from pauserec.pipeline import run as run_pipeline
-    from pauserec.results import open_finished, table_rows
+    from pauserec.results import open_finished
 
     quiet_libraries()
     with parallel.joined():
@@ -291,8 +292,8 @@ def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
         if not parallel.is_main():
             return
     folder = open_finished(out)
-    names = content["models"]
-    tested = {name: folder.finished(f"test-{name}") for name in names}
-    caption = f"test split, {content['data']['users']:,} users, seen items: {content['seen']}"
+    tested = {name: folder.finished(f"test-{name}") for name in content["models"]}
+    fit = " and ".join(content["final_fit"])
+    caption = f"test split, {content['data']['users']:,} users, seen items: {content['seen']}, final fit: {fit}"
     console.print(format_table(table_rows(recipe, content, tested), title=recipe.name, caption=caption))
     console.print(f"report: {out / 'report.html'}")

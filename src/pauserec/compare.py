@@ -19,9 +19,10 @@ from pauserec.evaluation.evaluate import Seen
 from pauserec.evaluation.metrics import METRICS, bootstrap_ci, per_user
 from pauserec.evaluation.paired import coverage, mean_popularity, paired_p_value, slices
 from pauserec.evaluation.ranks import ranks_of, read_ranks
+from pauserec.ledger import fit_of, ledger, table_rows
 from pauserec.pipeline import reevaluate
 from pauserec.records import Dataset, IntArray
-from pauserec.results import RANKS, RESULT, ancestry, open_finished, table_rows
+from pauserec.results import RANKS, RESULT, open_finished
 from pauserec.run import RECIPE, Run
 
 RESAMPLES = 1000
@@ -115,32 +116,10 @@ def _entries(run: Run, content: Mapping[str, Any], ranked: Mapping[str, _Ranked]
     costs = {row.model: row for row in table_rows(run.recipe, content, tested)}
     found = []
     for name in content["models"]:
-        (ranks, lists), cost, fit = ranked[name], costs[name], _final_fit(run, name)
-        spent = (cost.train_seconds or 0.0, _ledger(run, content, name), cost.ms_per_user or 0.0)
+        (ranks, lists), cost, fit = ranked[name], costs[name], fit_of(run.recipe, name)
+        spent = (cost.train_seconds or 0.0, ledger(run.recipe, content, name), cost.ms_per_user or 0.0)
         found.append(_Entry(run, name, fit, per_user(ranks), lists, *spent))
     return found
-
-
-def _ledger(run: Run, content: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """What the stages of a model took together; nothing where nothing is trained."""
-    stage_of = {entry.name: entry.stage for entry in run.recipe.evaluation.models}
-    names = ancestry(run.recipe, stage_of[model]) if model in stage_of else [model]
-    stages = [content["stages"][name] for name in names if name in content["stages"]]
-    hours = [stage.get("device_hours", stage.get("training_seconds", 0.0) / 3600) for stage in stages]
-    return {
-        "device_hours": sum(hours),
-        "tokens": sum(stage["tokens"] for stage in stages),
-        "trained_parameters": max((stage["trainable_parameters"] for stage in stages), default=0),
-    }
-
-
-def _final_fit(run: Run, model: str) -> str:
-    stage_of = {entry.name: entry.stage for entry in run.recipe.evaluation.models}
-    steps = {step.name: step for step in (*run.recipe.stages, *run.recipe.baselines)}
-    if model in run.recipe.evaluation.baselines:
-        return run.recipe.evaluation.final_fit
-    step = steps.get(stage_of.get(model, model))
-    return str(getattr(step, "final_fit", "train"))
 
 
 def _groups(entries: Sequence[_Entry]) -> dict[str, list[_Entry]]:

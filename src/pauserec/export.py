@@ -193,7 +193,7 @@ def _results(test: ModelTest, content: Mapping[str, Any]) -> Sequence[str]:
     if model is None:
         return ["This model was not tested in the run."]
     lines = [f"| split | users | {' | '.join(METRICS)} |", "|---|---|" + "---|" * len(METRICS)]
-    for split in ("validation", "test"):
+    for split in [split for split in ("validation", "test") if split in model]:
         values = " | ".join(f"{model[split][metric]:.4f}" for metric in METRICS)
         lines.append(f"| {split} | {model[split]['users']:,} | {values} |")
     seen = "kept" if content["seen"] == "keep" else "dropped"

@@ -22,6 +22,7 @@ from pauserec.data.splits import load_dataset, prepare
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, Seen
 from pauserec.inference import TrainedRecommender, load
+from pauserec.ledger import fit_of
 from pauserec.llm.model import grow_vocabulary
 from pauserec.records import Split
 from pauserec.report import REPORT, write_report
@@ -108,7 +109,7 @@ def _baseline(folder: Run, settings: Baseline, dataset: FinishedStep, *ids: Fini
     recipe = folder.recipe
     job = BaselineJob(settings=settings, seen=recipe.evaluation.seen)
     trained = folder.step(settings.name, train_baseline, job, dataset, *ids, collective=True)
-    test = BaselineTest(name=settings.name, ranking=ranking_of(recipe))
+    test = BaselineTest(name=settings.name, ranking=ranking_of(recipe), final_fit=settings.final_fit)
     return folder.step(f"test-{test.name}", check_trained, test, trained, dataset, collective=True)
 
 
@@ -144,6 +145,12 @@ def reevaluate(out: Path, split: Split, seen: Seen | None = None) -> dict[str, R
     """
     folder = open_finished(out)
     recipe = folder.recipe
+    for name in (
+        *recipe.evaluation.baselines,
+        *(entry.name for entry in (*recipe.baselines, *recipe.evaluation.models)),
+    ):
+        if split == "validation" and fit_of(recipe, name) != "train":
+            raise RunError(f"{out}: {name!r} was fitted on the validation events: evaluate the test split")
     ranking = ranking_of(recipe)
     if seen is not None:
         ranking = ranking.model_copy(update={"seen": seen})

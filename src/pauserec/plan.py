@@ -191,7 +191,7 @@ def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str,
 
     def look_at(settings: Baseline, *ids: str) -> None:
         look(settings.name, BaselineJob(settings=settings, seen=recipe.evaluation.seen), "dataset", *ids)
-        test = BaselineTest(name=settings.name, ranking=ranking_of(recipe))
+        test = BaselineTest(name=settings.name, ranking=ranking_of(recipe), final_fit=settings.final_fit)
         look(f"test-{settings.name}", test, settings.name, "dataset")
 
     for settings in recipe.over_items:

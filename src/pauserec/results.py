@@ -28,7 +28,6 @@ from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, evaluate
 from pauserec.evaluation.ranks import SCHEMA, write_ranks
-from pauserec.evaluation.table import TableRow
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, Recommender, Split
@@ -40,6 +39,9 @@ RANKS = "ranks.parquet"
 METRICS = "metrics.json"
 COST = ("training_seconds", "share", "device_hours", "tokens", "tokens_per_second", "peak_memory_bytes", "mfu")
 """The ledger's keys that the run log repeats at its end."""
+
+
+FinalFit = Literal["train", "train+validation"]
 
 
 class Ranking(Settings):
@@ -55,12 +57,13 @@ class BaselineTest(Settings):
 
     name: str
     ranking: Ranking
+    final_fit: FinalFit = Field(default="train", json_schema_extra=LATER)
 
 
 class CountedTest(BaselineTest):
     """What a counting baseline's row depends on."""
 
-    final_fit: Literal["train", "train+validation"]
+    final_fit: FinalFit
     cooccurrence: CooccurrenceSettings | None = Field(default=None, json_schema_extra=LATER)
     """None where the baseline is another."""
 
@@ -82,6 +85,7 @@ class ModelTest(Settings):
     fields: tuple[str, ...]
     pauses: int
     history_length: int
+    final_fit: FinalFit = Field(default="train", json_schema_extra=LATER)
 
     def recommender(
         self, checkpoint: FinishedStep, ids: SemanticIds, dataset: Dataset, cache_bytes: int = 0
@@ -165,17 +169,18 @@ def model_test(recipe: Recipe, model: EvaluatedModel) -> ModelTest:
         fields=implicit.fields if implicit else (),
         pauses=pauses if model.pauses is None else model.pauses,
         history_length=length or recipe.prompt.history_length,
+        final_fit=getattr(stage, "final_fit", "train"),
     )
 
 
 def check_baseline(
     job: CountedTest, dataset_step: FinishedStep, *, out: Path, log: Callable[..., None]
 ) -> dict[str, Any]:
-    """Fit a baseline on the training events and test it on both held-out splits."""
+    """Fit a baseline on the training events and test it on what is held out."""
     dataset = load_dataset(dataset_step.path)
     with timed() as fitting:
         recommender = job.fit(dataset)
-    results = both_splits(job.name, recommender, dataset, job.ranking)
+    results = held_out(job, recommender, dataset)
     if parallel.is_main():
         _write(job.name, results, dataset, out, {})
     return {"fit_seconds": round(fitting["seconds"], 3)}
@@ -184,10 +189,10 @@ def check_baseline(
 def check_trained(
     job: BaselineTest, trained: FinishedStep, dataset_step: FinishedStep, *, out: Path, log: Callable[..., None]
 ) -> dict[str, Any]:
-    """Test a trained baseline on both held-out splits."""
+    """Test a trained baseline on what is held out."""
     dataset = load_dataset(dataset_step.path)
     recommender = load_baseline(trained.path)
-    results = both_splits(job.name, recommender, dataset, job.ranking)
+    results = held_out(job, recommender, dataset)
     if parallel.is_main():
         _write(job.name, results, dataset, out, {})
     return {"fit_seconds": trained.summary["training_seconds"]}
@@ -202,18 +207,18 @@ def check_model(
     out: Path,
     log: Callable[..., None],
 ) -> None:
-    """Test a checkpoint on both held-out splits."""
+    """Test a checkpoint on what is held out."""
     dataset = load_dataset(dataset_step.path)
     recommender = job.recommender(checkpoint, SemanticIds.load(ids_step.path), dataset)
-    results = both_splits(job.name, recommender, dataset, job.ranking)
+    results = held_out(job, recommender, dataset)
     if parallel.is_main():
         _write(job.name, results, dataset, out, recommender.kernels)
 
 
-def both_splits(name: str, recommender: Recommender, dataset: Dataset, ranking: Ranking) -> dict[Split, Result]:
-    """Validation and test results of one recommender."""
-    splits: tuple[Split, ...] = ("validation", "test")
-    return {split: one_split(name, recommender, dataset, ranking, split) for split in splits}
+def held_out(job: BaselineTest | ModelTest, recommender: Recommender, dataset: Dataset) -> dict[Split, Result]:
+    """Results on what the model was not fitted on: the test split, and validation unless that was among it."""
+    splits: tuple[Split, ...] = ("validation", "test") if job.final_fit == "train" else ("test",)
+    return {split: one_split(job.name, recommender, dataset, job.ranking, split) for split in splits}
 
 
 def one_split(name: str, recommender: Recommender, dataset: Dataset, ranking: Ranking, split: Split) -> Result:
@@ -268,28 +273,3 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
     temporary.replace(run.path / RANKS)
     write_atomically(run.path / RESULT, orjson.dumps(content, option=orjson.OPT_INDENT_2))
     return content
-
-
-def table_rows(recipe: Recipe, content: Mapping[str, Any], tested: Mapping[str, FinishedStep]) -> list[TableRow]:
-    """The result table, test split: training seconds of a model are those of every stage it goes back to."""
-    rows = []
-    stage_of = {model.name: model.stage for model in recipe.evaluation.models}
-    for name, model in content["models"].items():
-        if name in stage_of:
-            seconds = sum(content["stages"][stage]["seconds"] for stage in ancestry(recipe, stage_of[name]))
-        else:
-            seconds = tested[name].summary["fit_seconds"]
-        rows.append(TableRow(name, model["test"], seconds, model["decoding"]["ms_per_user"]))
-    return rows
-
-
-def ancestry(recipe: Recipe, stage: str) -> list[str]:
-    """The stage and all stages it goes back to, in the recipe's order."""
-    starts = {entry.name: entry.starts_from for entry in recipe.stages}
-    needed, open_ = set(), [stage]
-    while open_:
-        name = open_.pop()
-        if name in starts and name not in needed:
-            needed.add(name)
-            open_ += starts[name]
-    return [entry.name for entry in recipe.stages if entry.name in needed]

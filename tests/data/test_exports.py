@@ -1,13 +1,16 @@
 """Exports: another library that takes the last two events of each user meets exactly our split."""
 
+import csv
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
-from pauserec.data.exports import export
+from pauserec.data.exports import export, recbole
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
+from pauserec.records import Dataset, Item
 
 
 def test_recbole_files_hold_every_event_in_order(tiny_run: Path, tmp_path: Path) -> None:
@@ -23,6 +26,17 @@ def test_recbole_files_hold_every_event_in_order(tiny_run: Path, tmp_path: Path)
         assert [item for _, item in own] == [dataset.items[item].item_id for item in sequence]
     assert len(items.read_text().splitlines()) == 1 + len(dataset.items)
     assert all(line.count("\t") == 2 for line in items.read_text().splitlines())
+
+
+def test_recbole_titles_with_quotation_marks_are_read_as_they_are(tmp_path: Path) -> None:
+    """RecBole reads with pandas.read_csv(sep="\\t"), whose quoting is that of the standard library's csv."""
+    titles = ('"Quoted" soap', 'soap "for" all', '"', "plain")
+    items = tuple(Item(str(number), title) for number, title in enumerate(titles))
+    dataset = Dataset(items, ("u",), (np.arange(4),), "print")
+    _, path = recbole(dataset, tmp_path, "x")
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t"))
+    assert [row[1] for row in rows[1:]] == list(titles)
 
 
 def test_rectools_frames_name_the_split(tiny_run: Path, tmp_path: Path) -> None:

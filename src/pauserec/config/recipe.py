@@ -24,6 +24,10 @@ from pauserec.errors import RecipeError
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
+OWN_STEPS, TEST_STEP = ("dataset", "vectors", "semantic_ids", "base"), "test-"
+"""Steps of every run, and how those begin that test a model."""
+
+
 class Recipe(Settings):
     """A whole run, top to bottom."""
 
@@ -47,21 +51,20 @@ class Recipe(Settings):
             for start in stage.starts_from:
                 if start not in known:
                     raise ValueError(f"stage {stage.name!r} starts from {start!r}; known before it: {sorted(known)}")
-            if stage.name in known:
+            if stage.name in known - {"base"}:
                 raise ValueError(f"two stages are named {stage.name!r}")
             if getattr(stage, "final_fit", None) == "train":
                 self._check_strict(stage)
             known.add(stage.name)
-        rows = [model.name for model in self.evaluation.models] + list(self.evaluation.baselines)
-        for baseline in self.baselines:
-            if baseline.name in known or baseline.name in rows:
-                raise ValueError(f"baseline {baseline.name!r} has the name of something else: choose another")
-            known.add(baseline.name)
         for model in self.evaluation.models:
             if model.stage not in known:
                 raise ValueError(
                     f"evaluation.models {model.name!r} names stage {model.stage!r}; known: {sorted(known)}"
                 )
+        for baseline in self.over_ids:
+            if baseline.final_fit == "train":
+                self._check_strict(baseline)
+        self._check_names()
         if self.embedder.baseline not in {None, *(baseline.name for baseline in self.over_items)}:
             raise ValueError(
                 f"embedder.baseline {self.embedder.baseline!r} is no entry of [[baselines]] over items: add it there"
@@ -72,13 +75,27 @@ class Recipe(Settings):
             )
         return self
 
-    def _check_strict(self, stage: Stage) -> None:
-        """Raises ValueError if what a strict stage starts from, or its IDs, have seen validation events."""
+    def _check_names(self) -> None:
+        """Raises ValueError where two rows of the table, or two steps of the run, would have one name."""
+        stages, baselines = ([entry.name for entry in entries] for entries in (self.stages, self.baselines))
+        for name in (*stages, *baselines):
+            if name in OWN_STEPS or name.startswith(TEST_STEP):
+                raise ValueError(f"{name!r} is the name of a step of every run: call the stage or baseline otherwise")
+        rows = [*self.evaluation.baselines, *(model.name for model in self.evaluation.models)]
+        for name in baselines:
+            if name in stages or name in rows or baselines.count(name) > 1:
+                raise ValueError(f"baseline {name!r} has the name of something else: choose another")
+        for name in rows:
+            if rows.count(name) > 1:
+                raise ValueError(f"two rows of the table are named {name!r}: call one of evaluation.models otherwise")
+
+    def _check_strict(self, stage: Stage | TigerConfig) -> None:
+        """Raises ValueError if what a strict stage or baseline starts from, or its IDs, have seen validation events."""
         fits = {entry.name: getattr(entry, "final_fit", "train") for entry in (*self.stages, *self.baselines)}
-        for name in (*stage.starts_from, self.embedder.baseline):
+        for name in (*getattr(stage, "starts_from", ()), self.embedder.baseline):
             if name and fits.get(name) == "train+validation":
                 raise ValueError(
-                    f"stage {stage.name!r} has final_fit = 'train' but builds on {name!r}, which has 'train+validation': give "
+                    f"{stage.name!r} has final_fit = 'train' but builds on {name!r}, which has 'train+validation': give "
                     "both the same"
                 )
 

@@ -83,4 +83,6 @@ def export(dataset_folder: Path, folder: Path, form: str, name: str) -> list[Pat
 
 
 def _field(text: str) -> str:
-    return " ".join(text.split())
+    """On one line. RecBole reads with pandas: a quotation mark at the start opens a quoted field, so it becomes one."""
+    line = " ".join(text.split())
+    return '"' + line.replace('"', '""') + '"' if line.startswith('"') else line
