@@ -184,15 +184,18 @@ def same_gradients(bench: Bench, objective: Objective, samples: list[Sample], op
 def all_targets(bench: Bench, rounds: int, users: int = 12) -> dict[str, Any]:
     """Tokens of an epoch over every target, as one tree a history and as separate samples; time on some histories.
 
-    Separate samples are packed too, each with a template of its own; trees share the template's opening in a batch.
+    Separate samples are packed too, each with a template of its own, and show the target's last 20 items, as is common. A
+    second count has them start where the tree's window does, which is fewer. Trees share the template's opening in a batch.
     """
     model = bench.model()
     samples, size = bench.samples(model, "all", text=True), 20
     alone = bench.samples(model, "last", text=True)
-    trees = separate = 0
+    trees = separate = same_start = 0
     for user, items in enumerate(bench.sequences):
         if len(items) > 1:
-            trees += sum(samples.length(window) for window in windows(user, len(items), size, 0.5))
+            cut = windows(user, len(items), size, 0.5)
+            trees += sum(samples.length(window) for window in cut)
+            same_start += sum(samples.tokens_apart(window) for window in cut)
             separate += sum(len(bench.opening) + alone.length(_window(target, user)) for target in range(1, len(items)))
     trees += -(-trees // TOKENS) * len(bench.opening)
     chosen = bench.draw(users, seed=2)
@@ -213,6 +216,7 @@ def all_targets(bench: Bench, rounds: int, users: int = 12) -> dict[str, Any]:
     )
     return {
         "token_ratio_all_targets": round(separate / trees, 3),
+        "token_ratio_all_targets_same_start": round(same_start / trees, 3),
         "time_ratio_all_targets": ratio(times, "separate", "trees"),
         "raw": {
             "epoch_tokens": {"trees": trees, "separate": separate},
