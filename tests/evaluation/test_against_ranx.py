@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pauserec.evaluation.metrics import METRICS, per_user
+from pauserec.evaluation.metrics import METRICS, per_user, target_ranks
+from pauserec.records import Ranking
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -22,7 +23,7 @@ def test_every_metric_of_every_user(seed: int, users: int) -> None:
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, ITEMS + 5, users)  # some are never ranked
     lists = np.array([rng.permutation(ITEMS) for _ in range(users)])
-    ranks = np.array([(row.tolist().index(t) + 1) if t < ITEMS else 0 for row, t in zip(lists, targets, strict=True)])
+    ranks = target_ranks(Ranking(lists, np.zeros(lists.shape, dtype=np.float32)), targets)
     wanted = {f"u{user:02d}": {f"i{target}": 1} for user, target in enumerate(targets)}
     scored = {
         f"u{user:02d}": {f"i{item}": float(ITEMS - place) for place, item in enumerate(row)}
