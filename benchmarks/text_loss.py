@@ -64,11 +64,6 @@ def main() -> None:
     )
     options = parser.parse_args()
     shape = {name: getattr(options, name) for name in shape}
-    # first: a process counts the memory of the one it came from
-    again = [sys.executable, __file__, *(f"--{name}={value}" for name, value in shape.items())]
-    peaks = (
-        {} if options.peak else {name: int(subprocess.check_output([*again, f"--peak={name}"])) >> 20 for name in SIDES}
-    )
     device = best_device()
     torch.manual_seed(0)
     hidden = torch.randn(shape["targets"], shape["width"], device=device, requires_grad=True)
@@ -83,6 +78,8 @@ def main() -> None:
         return
     gradients = {name: step(loss, inputs) for name, loss in SIDES.items()}
     times = interleaved({name: partial(step, loss, inputs) for name, loss in SIDES.items()}, rounds=options.rounds)
+    again = [sys.executable, __file__, *(f"--{name}={value}" for name, value in shape.items())]
+    peaks = {name: int(subprocess.check_output([*again, f"--peak={name}"])) >> 20 for name in SIDES}
     content: dict[str, Any] = {"shape": shape, "bfloat16": bfloat16_is_fast(device)}
     for name in ("torch_chunked", "torch_whole"):
         content[f"speedup_vs_{name}"] = ratio(times, name, "pauserec")

@@ -31,6 +31,7 @@ from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_documents, document_tokens
 from pauserec.stages.next_item import NextItemSamples, Window, windows
 from pauserec.stages.objective import Objective
+from pauserec.watch import forget_peak, peak_memory
 
 SIZES = (256, 256, 256, 256)
 BATCH = 16
@@ -292,12 +293,11 @@ def print_peak(side: str, folder: Path) -> None:
         model.train_rows(model.vocabulary.sid_rows)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    forget_peak()
     objective = Objective(model)
     packed_step(objective, samples, bench.bfloat16)
     _optimizer_bytes(objective)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    print(json.dumps({f"peak_mb_{side}": float(next(x.split()[1] for x in lines if x.startswith("VmHWM"))) / 1024}))
+    print(json.dumps({f"peak_mb_{side}": peak_memory() / 2**20}))
 
 
 PARTS: dict[str, Callable[[Bench, int], dict[str, Any]]] = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pauserec.config import SftConfig
-from pauserec.errors import PauserecError
+from pauserec.errors import PauserecError, RunError
 from pauserec.evaluation.validation import METRIC
 from pauserec.fit import fit, newest_checkpoint
 from pauserec.watch import forget_peak, peak_memory
@@ -132,6 +132,15 @@ def test_the_best_weights_are_those_of_the_best_score_after_a_crash(tmp_path: Pa
     found = attempt([0.1, 0.3], lambda **_: None)
     assert found["best_step"] == 2
     assert found["weight"] == seen[1] != seen[2]
+
+
+def test_lost_best_weights_are_named(tmp_path: Path) -> None:
+    once = {"out": tmp_path, "log": lambda **_: None, "validate": lambda: {METRIC: 0.5}}
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), Points([4] * 2), settings(save_every=1), save=interrupted, **once)
+    (tmp_path / "training" / "best-2.safetensors").unlink()
+    with pytest.raises(RunError, match=r"training lacks the weights of its best validation .*: delete it, and run"):
+        fit(Line(), Points([4] * 2), settings(save_every=1), **once)
 
 
 def test_speed_counts_over_interruptions(tmp_path: Path) -> None:

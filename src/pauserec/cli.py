@@ -189,8 +189,7 @@ def compare(
 ) -> None:
     """Put several runs into one table: intervals, significance, seeds, cost, slices."""
     from pauserec.compare import compare as compare_runs
-    from pauserec.published import sources
-    from pauserec.tables import rendered, tables
+    from pauserec.tables import origins, rendered, tables
 
     quiet_libraries()
     found = compare_runs(runs, reference, seen.value if seen else None)
@@ -198,7 +197,7 @@ def compare(
         for table in tables(found):
             for part in table.parts(console.width):
                 console.print(part.rich())
-        console.print(sources(found.data, [row.model for row in found.rows]), markup=False)
+        console.print(origins(found), markup=False)
     else:
         print(rendered(found, format_.value))
 

@@ -66,7 +66,7 @@ def fit(
     of them a step holds N times `accumulate` batches, and its loss is normalised by all their targets; otherwise each
     of them does what one alone would do.
     Resumes from `out`/training if there is something to resume from. Returns seconds, tokens, trainable_parameters, steps.
-    Raises RunError where the checkpoint there is of another number of processes.
+    Raises RunError where the checkpoint there is of another number of processes, or its best weights are lost.
     """
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)

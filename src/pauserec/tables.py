@@ -87,8 +87,8 @@ def _costs(comparison: Comparison) -> TextTable:
     """Costs as such and, where the reference was trained, as multiples of the reference's."""
     reference = next((row for row in comparison.rows if row.model == comparison.reference), None)
     columns: tuple[str, ...] = ("model", "device hours", "tokens", "trained parameters", "s/user")
-    trained = reference is not None and reference.device_hours
-    columns += (f"hours / {comparison.reference}", f"s/user / {comparison.reference}") if trained else ()
+    trained = reference if reference is not None and reference.device_hours and reference.ms_per_user else None
+    columns += (f"hours / {trained.model}", f"s/user / {trained.model}") if trained else ()
     rows = []
     for row in comparison.rows:
         cells = [
@@ -98,9 +98,9 @@ def _costs(comparison: Comparison) -> TextTable:
             "–" if row.trained_parameters is None else f"{row.trained_parameters:,}",
             f"{row.ms_per_user / 1e3:.4f}",
         ]
-        if reference is not None and reference.device_hours:
-            cells.append("–" if row.device_hours is None else f"{row.device_hours / reference.device_hours:.2f}")
-            cells.append(f"{row.ms_per_user / reference.ms_per_user:.2f}" if reference.ms_per_user else "–")
+        if trained and trained.device_hours:
+            cells.append("–" if row.device_hours is None else f"{row.device_hours / trained.device_hours:.2f}")
+            cells.append(f"{row.ms_per_user / trained.ms_per_user:.2f}")
         rows.append(tuple(cells))
     return TextTable("cost of training and of a recommendation", columns, tuple(rows))
 
@@ -112,11 +112,16 @@ def _slices(comparison: Comparison, protocol: str) -> TextTable:
     return TextTable(f"by slice; {protocol}", headings, rows)
 
 
+def origins(comparison: Comparison) -> str:
+    """Where the published numbers beside its rows are from; empty where there are none."""
+    return sources(comparison.data, [row.model for row in comparison.rows])
+
+
 def rendered(comparison: Comparison, form: str) -> str:
     """As text of the form "md", "html" or "json"."""
     if form == "json":
         return orjson.dumps(comparison.as_json(), option=orjson.OPT_INDENT_2).decode()
-    found, origin = tables(comparison), sources(comparison.data, [row.model for row in comparison.rows])
+    found, origin = tables(comparison), origins(comparison)
     if form == "md":
         return "\n\n".join([table.markdown() for table in found] + ([origin] if origin else []))
     style = "body{font-family:sans-serif}table{border-collapse:collapse;margin:1em}"

@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback
 
 from pauserec import parallel
 from pauserec.config import TrainingSettings
-from pauserec.errors import PauserecError
+from pauserec.errors import PauserecError, RunError
 from pauserec.evaluation.validation import METRIC
 from pauserec.run import write_atomically
 from pauserec.sharding import fill, whole
@@ -110,6 +110,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if self._scores_file.exists():
             known = orjson.loads(self._scores_file.read_bytes())
             self._scores = [score for score in known if score["step"] <= size.done]
+        if self._scores and not self._best_file(self._best(self._scores)["step"]).exists():
+            raise RunError(
+                f"{folder} lacks the weights of its best validation (another version began it, or a file is lost): delete it, "
+                "and run the same command to train this stage anew"
+            )
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

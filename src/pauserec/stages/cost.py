@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import torch
 
+from pauserec import parallel
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.rate import matrix_rate
 
@@ -28,10 +29,8 @@ def with_cost(
     rows = model.vocabulary.used if softmax == "full" else sum(sizes) / len(sizes)
     work = passes * (summary["tokens"] * backbone + summary["targets"] * rows * model.head.shape[1])
     tokens, rate = max(1, summary["tokens"]), matrix_rate(torch.device(model.device.type), bfloat16)
-    several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    devices = torch.distributed.get_world_size() if several else 1
     return {
         **summary,
         "model_flops": float(work),
-        "mfu": round(work / tokens * summary["tokens_per_second"] / (rate * devices), 4),
+        "mfu": round(work / tokens * summary["tokens_per_second"] / (rate * parallel.world()), 4),
     }
