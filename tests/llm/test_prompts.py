@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from pauserec.config import PromptConfig
+from pauserec.errors import RecipeError
 from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.vocabulary import PlainText, Vocabulary, grow_tokenizer
 from pauserec.records import Item
@@ -86,6 +88,28 @@ def test_the_think_block_holds_k_pauses_and_the_prompt_ends_with_the_ids_begin(
     assert prompt[-1] == made.vocabulary.begin
     text = grown[0].decode(prompt)  # type: ignore[attr-defined]
     assert f"<think>{'<pause>' * pauses}</think>" in text.replace(" ", "")
+
+
+@pytest.mark.parametrize("pauses", [0, 3])
+def test_a_prompt_of_ids_has_no_word(grown: tuple[object, Vocabulary], pauses: int) -> None:
+    tokenizer, vocabulary = grown
+    items, form = [Item(str(n), "red book") for n in range(16)], Format(pauses=pauses)
+    made = Prompts(tokenizer, vocabulary, IDS, items, PromptConfig(template="ids"), form)
+    codes = [code for item in (4, 7) for code in made.codes[item]]
+    assert made.prompt(np.array([4, 7])) == [vocabulary.begin, *codes, *[vocabulary.pause] * pauses]
+    assert made.answer(2) == [*made.codes[2], vocabulary.end]
+
+
+@pytest.mark.parametrize("words", [{"system": "Recommend."}, {"history": "Bought:"}, {"brackets": "target"}])
+def test_words_for_a_prompt_of_ids_are_refused(words: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match=r'is not used with template = "ids"'):
+        PromptConfig.model_validate({"template": "ids"} | words)
+
+
+def test_a_prompt_of_ids_has_no_room_for_a_rationale(grown: tuple[object, Vocabulary]) -> None:
+    tokenizer, vocabulary = grown
+    with pytest.raises(RecipeError, match=r'template = "ids" .* "chat"'):
+        Prompts(tokenizer, vocabulary, IDS, [Item("a")], PromptConfig(template="ids"), Format(rationale=8))
 
 
 def test_a_history_is_cut_to_its_most_recent_items(grown: tuple[object, Vocabulary]) -> None:

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from pauserec.config import ImplicitSftConfig, LoraSettings, NextItemJob, Recipe
+from pauserec.config import ImplicitSftConfig, LoraSettings, NextItemJob, PromptConfig, Recipe
 from pauserec.data.batches import IGNORE, Branch, Sample, collate
 from pauserec.data.splits import load_dataset
 from pauserec.errors import ModelError
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.pipeline import job_of
+from pauserec.records import Item
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import NextItemSamples, Window, windows
 from pauserec.stages.objective import Objective
@@ -214,6 +215,37 @@ def test_all_targets_in_one_pass_equal_separate_samples_with_the_same_start(
     assert_same_gradients(model, whole, loss_of(model, alone, softmax, opening))
 
 
+def bare(parts: tuple[LanguageModel, Prompts, NextItemJob], pauses: int = 0) -> tuple[Any, ...]:
+    """The same parts with prompts of IDs alone."""
+    model, _, job = parts
+    items = [Item(str(n)) for n in range(len(parts[1].codes))]
+    codes = np.array(parts[1].codes) - np.array(model.vocabulary.code_offsets)
+    ids = SemanticIds(codes, model.vocabulary.codebook_sizes)
+    form = Format(pauses=pauses, history_length=6)
+    return model, Prompts(model.tokenizer, model.vocabulary, ids, items, PromptConfig(template="ids"), form), job
+
+
+@pytest.mark.parametrize("most", [1, None])
+@pytest.mark.parametrize("loss_on", ["target", "history"])
+def test_a_history_of_ids_trains_all_its_targets_without_a_branch(
+    parts: tuple[LanguageModel, Prompts, NextItemJob], loss_on: str, most: int | None
+) -> None:
+    made = bare(parts)
+    maker = samples(made, targets="all", loss_on=loss_on, loss_on_end=False, targets_per_history=most)
+    window = maker.batches().specs()[0]
+    together = maker.build(window)
+    assert not together.branches
+    ends = range(window.fresh, window.stop + 1)
+    alone = [
+        samples(made, targets="last", loss_on="target", loss_on_end=False).build(Window(0, window.start, t, (t,), t))
+        for t in ends
+    ]
+    opening = made[1].opening
+    assert_same_gradients(
+        parts[0], loss_of(parts[0], [together], opening=opening), loss_of(parts[0], alone, opening=opening)
+    )
+
+
 @pytest.mark.parametrize("targets", ["last", "all"])
 def test_an_opening_run_once_gives_the_gradients_of_one_per_sample(
     parts: tuple[LanguageModel, Prompts, NextItemJob], targets: str
@@ -241,7 +273,7 @@ def test_loss_stands_on_the_targets_codes_alone(parts: tuple[LanguageModel, Prom
 
 
 def test_loss_on_the_history_adds_each_later_items_codes(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
-    sample = samples(parts, targets="all", loss_on="history").build(Window(0, 0, 5, (5,), 1))
+    sample = samples(parts, targets="all", loss_on="history").build(Window(0, 0, 5, (3, 5), 1))
     expected = [code for item in SEQUENCE[1:5] for code in parts[1].codes[item]]
     assert sample.labels[sample.labels != IGNORE].tolist() == expected
 
@@ -278,9 +310,11 @@ def test_items_left_out_of_a_history_are_other_ones_each_epoch(
 
 @pytest.mark.parametrize("targets", ["last", "all"])
 @pytest.mark.parametrize("loss_on_end", [False, True])
+@pytest.mark.parametrize("template", ["chat", "ids", "ids with pauses"])
 def test_planned_lengths_are_true(
-    parts: tuple[LanguageModel, Prompts, NextItemJob], targets: str, loss_on_end: bool
+    parts: tuple[LanguageModel, Prompts, NextItemJob], targets: str, loss_on_end: bool, template: str
 ) -> None:
-    made = samples(parts, targets=targets, loss_on_end=loss_on_end, targets_per_history=None)
+    around = parts if template == "chat" else bare(parts, pauses=2 * ("pauses" in template))
+    made = samples(around, targets=targets, loss_on_end=loss_on_end, targets_per_history=None)
     batches = made.batches()
     assert sum(len(batches[n]["tokens"]) for n in range(len(batches))) == batches.tokens

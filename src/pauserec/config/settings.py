@@ -151,6 +151,8 @@ class ModelConfig(Settings):
 class PromptConfig(Settings):
     """The words around the IDs."""
 
+    template: Literal["chat", "ids"] = "chat"
+    """A chat around the IDs; or the IDs of a history and nothing else, the target's after them (the shortest prompts)."""
     system: str = (
         "You recommend products. From the list of what a person chose before, oldest first, "
         "name the product this person will choose next."
@@ -166,6 +168,14 @@ class PromptConfig(Settings):
     """An item's text is cut to this many tokens inside prompts."""
     brackets: Literal["all", "target"] = "all"
     """Begin/end tokens around every ID, or around the target only (shorter prompts)."""
+
+    @model_validator(mode="after")
+    def _has_words(self) -> Self:
+        fields = type(self).model_fields
+        for name in ("system", "history", "brackets"):
+            if self.template == "ids" and getattr(self, name) != fields[name].default:
+                raise ValueError(f'{name} is not used with template = "ids", which has no words: remove it')
+        return self
 
 
 class DecodingConfig(Settings):

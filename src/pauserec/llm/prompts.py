@@ -2,7 +2,8 @@
 
 A next-item prompt is ChatML: system instruction; the user's turn with the history, one entry per item; the assistant's
 turn opened with a think block that is empty (next-item SFT) or holds k pauses (implicit reasoning), then the target's
-SID (paper, Appendix F.1; the words are ours). Item text is data: it is encoded apart from all control tokens.
+SID (paper, Appendix F.1; the words are ours). With template = "ids" all words are gone: `<|sid_begin|>`, the history's
+codes, the pauses, the target's codes. Item text is data: it is encoded apart from all control tokens.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from pauserec.config import PromptConfig
+from pauserec.errors import RecipeError
 from pauserec.llm.prefixes import MarkedPrompt
 from pauserec.llm.rationale import Rationales
 from pauserec.llm.vocabulary import PlainText, Vocabulary
@@ -52,7 +54,10 @@ class Prompts:
         self._control = {text: [known[text]] if text in known else self._words(text) for text in CONTROL}
         self.codes: list[list[int]] = vocabulary.item_tokens(ids).tolist()
         """Code tokens of each item."""
-        self._brackets = config.brackets == "all"
+        self._bare = config.template == "ids"
+        if self._bare and form.rationale:
+            raise RecipeError('prompt.template = "ids" has no think block for a rationale: set it to "chat"')
+        self._brackets = config.brackets == "all" and not self._bare
         self._step = min(config.history_step, form.history_length)
         texts = self._plain.encode([item_text(item, form.fields) for item in items]) if form.fields else []
         line = self._words("\n") if form.fields else []
@@ -61,7 +66,7 @@ class Prompts:
             for number in range(len(items))
         ]
         """What each item looks like in the user's turn."""
-        self.opening = self._turn("system", config.system) + self._open("user") + self._words(f"{config.history}\n")
+        self.opening = [vocabulary.begin] if self._bare else self._beginning(config)
         self._after = [*self._words("\n"), vocabulary.begin]
         self.suffix = self._suffix(form.pauses)
 
@@ -70,8 +75,8 @@ class Prompts:
         return [self.vocabulary.begin, *self.codes[item], self.vocabulary.end] if self._brackets else self.codes[item]
 
     def answer(self, item: int) -> list[int]:
-        """What the assistant says after the suffix: the codes, the end of the ID and of the turn."""
-        return [*self.codes[item], self.vocabulary.end, *self._control["<|im_end|>"]]
+        """What follows the suffix: the codes, the end of the ID and of the turn."""
+        return [*self.codes[item], self.vocabulary.end, *([] if self._bare else self._control["<|im_end|>"])]
 
     def trunk(self, items: IntArray) -> list[int]:
         """The prompt up to and including the last history entry."""
@@ -109,6 +114,9 @@ class Prompts:
     def _open(self, role: str) -> list[int]:
         return self._control["<|im_start|>"] + self._words(f"{role}\n")
 
+    def _beginning(self, config: PromptConfig) -> list[int]:
+        return self._turn("system", config.system) + self._open("user") + self._words(f"{config.history}\n")
+
     def _turn(self, role: str, text: str) -> list[int]:
         return self._open(role) + self._words(text) + self._control["<|im_end|>"] + self._words("\n")
 
@@ -120,6 +128,8 @@ class Prompts:
         return Rationales(tuple(close), tuple(self._after), (end[0],), limit=self.form.rationale)
 
     def _suffix(self, pauses: int) -> list[int]:
+        if self._bare:
+            return [self.vocabulary.pause] * pauses
         end = self._control["<|im_end|>"] + self._words("\n")
         think = self._control["<think>"] + [self.vocabulary.pause] * pauses
         closed = [] if self.form.rationale else self._control["</think>"] + self._after

@@ -63,6 +63,7 @@ class NextItemSamples:
 
     def __init__(self, job: NextItemJob, prompts: Prompts, sequences: list[IntArray]) -> None:
         self._stage, self._prompts, self._sequences = job.stage, prompts, sequences
+        self._trunk_counts = job.stage.loss_on == "history" or (job.stage.targets == "all" and not prompts.suffix)
         self._answer = len(prompts.answer(0)) if job.stage.loss_on_end else len(prompts.codes[0])
 
     def batches(self) -> Batches[Window]:
@@ -94,8 +95,13 @@ class NextItemSamples:
         return found
 
     def _drawn(self, targets: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
-        """The targets that get a branch this time; where the trunk carries loss always the newest: the trunk ends before it."""
-        most, newest = self._stage.targets_per_history, targets[-1:] if self._stage.loss_on == "history" else ()
+        """The targets that get a branch this time; where the trunk carries loss always the newest: the trunk ends before it.
+
+        Where nothing stands before a target, its branch would say again what the trunk says.
+        """
+        most, newest = self._stage.targets_per_history, targets[-1:] if self._trunk_counts else ()
+        if not self._prompts.suffix:
+            return newest
         if most is None or len(targets) <= most:
             return targets
         others = rng.choice(targets[: len(targets) - len(newest)], most - len(newest), replace=False)
@@ -131,11 +137,11 @@ class NextItemSamples:
         for position in range(window.start, window.stop):
             if position not in window.left_out:
                 entry = prompts.entries[items[position]]
-                counts = self._stage.loss_on == "history" and position >= window.fresh
+                counts = self._trunk_counts and position >= window.fresh
                 trunk += entry
                 marks += [counts and prompts.is_code(token) for token in entry]
             ends[position + 1] = len(trunk)
-        if self._stage.targets == "last":
+        if window.targets == (window.stop,):
             answer, answer_marks = self._continuation(items[window.stop])
             return Sample(*labelled(trunk + answer, marks + answer_marks))
         labels = np.where([*marks[1:], False], np.asarray([*trunk[1:], 0]), IGNORE)
@@ -145,7 +151,7 @@ class NextItemSamples:
     def _continuation(self, target: int) -> tuple[list[int], list[bool]]:
         suffix, answer = self._prompts.suffix, self._prompts.answer(target)
         if self._stage.loss_on_end:
-            return suffix + answer, [False] * (len(suffix) - 1) + [True] * (len(answer) + 1)
+            return suffix + answer, [False] * (len(suffix) - 1) + [True] * (len(answer) + min(1, len(suffix)))
         codes = [self._prompts.is_code(token) for token in answer]
         return suffix + answer, [False] * len(suffix) + codes
 
