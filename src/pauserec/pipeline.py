@@ -23,7 +23,7 @@ from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, Seen
 from pauserec.inference import TrainedRecommender, load
 from pauserec.ledger import fit_of
-from pauserec.llm.model import grow_vocabulary
+from pauserec.llm.growth import grow_vocabulary
 from pauserec.records import Split
 from pauserec.report import REPORT, write_report
 from pauserec.results import (

@@ -144,6 +144,8 @@ class ModelConfig(Settings):
     """Keep only the first N layers; null keeps all."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic for training and decoding; `auto` is bfloat16 where the machine has it. Weights train in float32."""
+    new_rows: Literal["noise", "centroids"] = "noise"
+    """Where the SID tokens' rows start: noise of the table's deviation, or the quantizer's centroids turned into its width."""
     seed: int = 0
     """Seed of the new rows' start values."""
 

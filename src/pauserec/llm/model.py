@@ -1,7 +1,6 @@
-"""The backbone: load it, grow its vocabulary, train all of it or a few rows only, save it as a plain Hugging Face folder."""
+"""The backbone: load it, train all of it or a few rows only, save it as a plain Hugging Face folder."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,17 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pauserec import assets
 from pauserec.config import LoraSettings, ModelConfig
 from pauserec.errors import ModelError
 from pauserec.llm.fused import FusedBackbone, can_fuse
 from pauserec.llm.packed import PackedLinear, can_pack, pack_linears
 from pauserec.llm.tree import IMPLEMENTATION, Extension, Pass
-from pauserec.llm.vocabulary import Vocabulary, find_vocabulary, grow_tokenizer
+from pauserec.llm.vocabulary import Vocabulary, find_vocabulary
 from pauserec.losses import Head
-from pauserec.run import FinishedStep, write_atomically
+from pauserec.run import write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 
 PAD_ROWS_TO = 64
@@ -202,53 +200,6 @@ class LanguageModel(nn.Module):
             whole: Tensor = self._packed_head(hidden)
             return whole
         return self.output().logits(hidden, rows)
-
-
-def grow_vocabulary(
-    config: ModelConfig, ids_step: FinishedStep, *, out: Path, log: Callable[..., None]
-) -> dict[str, Any]:
-    """The run's "base" step: the pretrained model, its first layers if so asked, with rows for the SID tokens and `<pause>`.
-
-    New rows start at the mean of the old ones plus noise of the table's own deviation per dimension.
-    """
-    source = assets.model_path(config.name)
-    ids = SemanticIds.load(ids_step.path)
-    hf, tokenizer = _pretrained(source, config)
-    old = len(tokenizer)
-    vocabulary = grow_tokenizer(tokenizer, ids)
-    hf.resize_token_embeddings(vocabulary.used, pad_to_multiple_of=PAD_ROWS_TO, mean_resizing=False)
-    generator = torch.Generator().manual_seed(config.seed)
-    with torch.no_grad():
-        for table in {hf.get_input_embeddings().weight, hf.get_output_embeddings().weight}:
-            mean, deviation = table[:old].mean(0), table[:old].std(0)
-            table[old:] = mean + deviation * torch.randn(len(table) - old, table.shape[1], generator=generator)
-    LanguageModel(hf, tokenizer, vocabulary).save(out)
-    return {
-        "model": config.name,
-        "layers": hf.config.num_hidden_layers,
-        "parameters": sum(p.numel() for p in hf.parameters()),
-        "rows_added": vocabulary.used - old,
-    }
-
-
-def _pretrained(source: str, config: ModelConfig) -> tuple[Any, Any]:
-    """Model (float32, first `config.layers` layers) and fast tokenizer from a local folder. Raises ModelError."""
-    shape = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    if config.layers is not None:
-        if config.layers > shape.num_hidden_layers:
-            raise ModelError(
-                f"model.layers is {config.layers}, but {config.name} has {shape.num_hidden_layers}: lower it"
-            )
-        shape.num_hidden_layers = config.layers
-        if getattr(shape, "layer_types", None):
-            shape.layer_types = shape.layer_types[: config.layers]
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    if not tokenizer.is_fast:
-        raise ModelError(f"{config.name} has no fast tokenizer (tokenizer.json): choose a model that has one")
-    hf = AutoModelForCausalLM.from_pretrained(
-        source, config=shape, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
-    return hf, tokenizer
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:

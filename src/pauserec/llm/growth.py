@@ -1,0 +1,85 @@
+"""The run's "base" step: the pretrained model with rows for the SID tokens and `<pause>`, and where those rows start."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from pauserec import assets
+from pauserec.config import ModelConfig
+from pauserec.errors import ModelError
+from pauserec.llm.model import PAD_ROWS_TO, LanguageModel
+from pauserec.llm.vocabulary import grow_tokenizer
+from pauserec.run import FinishedStep
+from pauserec.semantic_ids.codebooks import Codebooks
+from pauserec.semantic_ids.codes import SemanticIds
+
+NOISE = 0.43
+"""Share of noise in the start of a row that has a centroid."""
+
+
+def grow_vocabulary(
+    config: ModelConfig, ids_step: FinishedStep, *, out: Path, log: Callable[..., None]
+) -> dict[str, Any]:
+    """Write the pretrained model, its first layers if so asked, grown by the SID tokens and `<pause>`, into `out`.
+
+    New rows start at the mean of the old ones plus, per dimension, the table's own deviation times noise or, with
+    `new_rows = "centroids"`, times `placed` centroids.
+    """
+    source = assets.model_path(config.name)
+    ids = SemanticIds.load(ids_step.path)
+    levels = Codebooks.load(ids_step.path).levels if config.new_rows == "centroids" else ()
+    hf, tokenizer = _pretrained(source, config)
+    old = len(tokenizer)
+    vocabulary = grow_tokenizer(tokenizer, ids)
+    hf.resize_token_embeddings(vocabulary.used, pad_to_multiple_of=PAD_ROWS_TO, mean_resizing=False)
+    generator = torch.Generator().manual_seed(config.seed)
+    with torch.no_grad():
+        for table in {hf.get_input_embeddings().weight, hf.get_output_embeddings().weight}:
+            start = torch.randn(len(table) - old, table.shape[1], generator=generator)
+            for first, level in zip(vocabulary.code_offsets, levels, strict=False):
+                rows = slice(first - old, first - old + len(level))
+                start[rows] = placed(torch.from_numpy(level), start[rows], generator)
+            table[old:] = table[:old].mean(0) + table[:old].std(0) * start
+    LanguageModel(hf, tokenizer, vocabulary).save(out)
+    return {
+        "model": config.name,
+        "layers": hf.config.num_hidden_layers,
+        "parameters": sum(p.numel() for p in hf.parameters()),
+        "rows_added": vocabulary.used - old,
+    }
+
+
+def placed(centroids: Tensor, noise: Tensor, generator: torch.Generator) -> Tensor:
+    """Start values [k, D] of unit variance: a level's centroids [k, d] under a random projection, and some `noise` [k, D].
+
+    Codes that are near one another in the quantizer begin near one another in the model.
+    """
+    centred = centroids - centroids.mean(0)
+    turned = centred @ torch.randn(centroids.shape[1], noise.shape[1], generator=generator)
+    turned = turned / turned.std().clamp_min(1e-9)
+    start: Tensor = (1 - NOISE**2) ** 0.5 * turned + NOISE * noise
+    return start
+
+
+def _pretrained(source: str, config: ModelConfig) -> tuple[Any, Any]:
+    """Model (float32, first `config.layers` layers) and fast tokenizer from a local folder. Raises ModelError."""
+    shape = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    if config.layers is not None:
+        if config.layers > shape.num_hidden_layers:
+            raise ModelError(
+                f"model.layers is {config.layers}, but {config.name} has {shape.num_hidden_layers}: lower it"
+            )
+        shape.num_hidden_layers = config.layers
+        if getattr(shape, "layer_types", None):
+            shape.layer_types = shape.layer_types[: config.layers]
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise ModelError(f"{config.name} has no fast tokenizer (tokenizer.json): choose a model that has one")
+    hf = AutoModelForCausalLM.from_pretrained(
+        source, config=shape, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+    return hf, tokenizer
