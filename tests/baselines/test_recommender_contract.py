@@ -3,13 +3,15 @@
 The checkerboard: even users chose even items, odd users odd ones. Item 0 and 1 were chosen by all of their colour.
 """
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,10 +20,16 @@ from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.baselines.generative import fit_tiger
 from pauserec.baselines.popularity import Popularity
 from pauserec.baselines.sequential import fit_sequential
-from pauserec.config import BaselineJob
+from pauserec.config import BaselineJob, DecodingConfig, ModelConfig, NextItemJob, PromptConfig
 from pauserec.evaluation.evaluate import evaluate
+from pauserec.llm.growth import grow_vocabulary
+from pauserec.llm.model import LanguageModel
+from pauserec.llm.prompts import Format
+from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, Item, Offer
+from pauserec.run import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.stages.next_item import train_next_item
 
 ITEMS, USERS = 24, 60
 Fit = Literal["train", "train+validation"]
@@ -83,13 +91,88 @@ def tiger(board: Dataset, fit: Fit, **more: Any) -> Any:
         "final_fit": fit,
         **more,
     }
-    codes = np.array([(item % 4, item // 4) for item in range(ITEMS)])
-    ids = SemanticIds(codes, (4, ITEMS // 4))
     job = BaselineJob.model_validate({"settings": settings, "seen": "drop"})
     with tempfile.TemporaryDirectory() as folder:
-        return fit_tiger(job, board, ids, out=Path(folder), log=lambda **_: None)[0]
+        return fit_tiger(job, board, CODES, out=Path(folder), log=lambda **_: None)[0]
 
 
+class LanguageRecommender:
+    """A language model trained on next items, with what a checkpoint folder needs to be one."""
+
+    folder_of_model: ClassVar[Path]
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._checkpoint = checkpoint
+        self._model = LLMRecommender.load(
+            checkpoint,
+            SemanticIds.load(checkpoint),
+            BOARD.items,
+            model=ModelConfig(precision="float32"),
+            prompt=PromptConfig(template="ids"),
+            decoding=DecodingConfig(beams=ITEMS, normalise="codebook"),
+            form=Format(),
+        )
+        self.top = self._model.top
+
+    @classmethod
+    def fit(cls, board: Dataset, fit: Fit) -> Self:
+        folder = Path(tempfile.mkdtemp())
+        for name in ("dataset", "ids", "base", "sft"):
+            (folder / name).mkdir()
+        pl.DataFrame(
+            [{"item_id": item.item_id, "title": None, "categories": []} for item in board.items]
+        ).write_parquet(folder / "dataset" / "items.parquet")
+        pl.DataFrame({"user_id": board.users, "items": [row.tolist() for row in board.sequences]}).write_parquet(
+            folder / "dataset" / "histories.parquet"
+        )
+        (folder / "dataset" / "report.json").write_text(f'{{"fingerprint": "{board.fingerprint}"}}')
+        CODES.save(folder / "ids")
+        quiet: dict[str, Any] = {"log": lambda **_: None}
+        grow_vocabulary(
+            ModelConfig(name=str(cls.folder_of_model)), finished("ids", folder), out=folder / "base", **quiet
+        )
+        job = NextItemJob.model_validate(
+            {
+                "stage": {
+                    "kind": "sft",
+                    "name": "sft",
+                    "targets": "all",
+                    "softmax": "codebook",
+                    "epochs": 30,
+                    "learning_rate": 3e-3,
+                    "batch_tokens": 256,
+                    "validate_every": 60,
+                    "final_fit": fit,
+                },
+                "prompt": {"template": "ids"},
+                "decoding": {"beams": ITEMS, "normalise": "codebook"},
+                "precision": "float32",
+                "seen": "drop",
+            }
+        )
+        model = LanguageModel.load(folder / "base", CODES)
+        train_next_item(job, model, Format(), finished("dataset", folder), CODES, out=folder / "sft", **quiet)
+        CODES.save(folder / "sft")
+        return cls(folder / "sft")
+
+    def save(self, folder: Path) -> None:
+        shutil.copytree(self._checkpoint, folder, dirs_exist_ok=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        return cls(folder)
+
+
+def finished(name: str, folder: Path) -> FinishedStep:
+    return FinishedStep(name, folder / name, "f", {})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _backbone(tiny_model: Path) -> None:
+    LanguageRecommender.folder_of_model = tiny_model
+
+
+CODES = SemanticIds(np.array([(item % 4, item // 4) for item in range(ITEMS)]), (4, ITEMS // 4))
 BOARD = checkerboard()
 FITTED: dict[str, tuple[Callable[[Dataset, Fit], Any], bool]] = {
     "popularity": (lambda board, fit: Popularity.fit(board, final_fit=fit), False),
@@ -102,6 +185,7 @@ FITTED: dict[str, tuple[Callable[[Dataset, Fit], Any], bool]] = {
     "rearec, prl": (partial(sequential, kind="rearec", temperature=0.5), True),
     "rearec, erl": (partial(sequential, kind="rearec", objective="erl", temperature=0.5), True),
     "tiger": (tiger, True),
+    "language model": (LanguageRecommender.fit, True),
     "tiger, causal": (partial(tiger, encoder="causal"), True),
     "sasrec, sampled": (partial(sequential, kind="sasrec", loss="sampled", negatives=8), True),
     "sasrec, bce": (partial(sequential, kind="sasrec", loss="bce"), True),

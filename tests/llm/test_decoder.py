@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import pauserec
+from pauserec.config import PromptConfig
+from pauserec.data.splits import load_dataset
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.llm.decoder import decode
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
+from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.semantic_ids.codes import SemanticIds
 
@@ -84,11 +87,16 @@ def test_sampling_settings_of_the_model_change_nothing(recommender: LLMRecommend
     assert torch.equal(before.scores, after.scores)
 
 
+@pytest.mark.parametrize("template", ["chat", "ids"])
 @torch.inference_mode()
-def test_kept_prefixes_change_no_ranking(recommender: LLMRecommender) -> None:
-    store = PrefixStore(10**7)
-    for shown in (1, 2, 3, 6, 14):  # every history grows from request to request
-        prompts = [recommender.prompts.marked(history[:shown]) for history in HISTORIES]
+def test_kept_prefixes_change_no_ranking(recommender: LLMRecommender, tiny_run: Path, template: str) -> None:
+    store, made = PrefixStore(10**7), recommender.prompts
+    if template == "ids":
+        ids, items = SemanticIds.load(tiny_run / "semantic_ids"), load_dataset(tiny_run / "dataset").items
+        bare = PromptConfig(template="ids")
+        made = Prompts(recommender.model.tokenizer, made.vocabulary, ids, items, bare, Format())
+    for shown in (0, 1, 2, 2, 3, 6, 14):  # every history grows from request to request, or asks the same again
+        prompts = [made.marked(history[:shown]) for history in HISTORIES]
         cold = decode(recommender.model, recommender.catalogue, prompts, 10)
         warm = decode(recommender.model, recommender.catalogue, prompts, 10, store=store)
         assert torch.equal(cold.items, warm.items)

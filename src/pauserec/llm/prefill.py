@@ -19,7 +19,7 @@ def prefill(
     """Run what no kept prefix covers, fill `cache`, and give the hidden state after each prompt's last token [B, D]."""
     names = [prompt.names() for prompt in prompts] if store is not None else []
     if store is not None:
-        cache.restore([store.find(row) for row in names])
+        cache.restore([store.find(prompt.usable(row)) for prompt, row in zip(prompts, names, strict=True)])
     begin = list(cache.past)
     last = extend(model, cache, [prompt.tokens[start:] for prompt, start in zip(prompts, begin, strict=True)])
     if store is not None:

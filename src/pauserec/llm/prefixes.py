@@ -29,6 +29,10 @@ class MarkedPrompt:
             start = mark
         return names
 
+    def usable(self, names: list[bytes]) -> list[bytes]:
+        """Those of its `names` after which a token is left to run: the next one is predicted from that."""
+        return [name for name, mark in zip(names, self.marks, strict=True) if mark < len(self.tokens)]
+
 
 class PrefixStore:
     """Kept beginnings, [layers, 2, tokens, G, D] each. Templates always stay; of the rest, the least recently used goes first.

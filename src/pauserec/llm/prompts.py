@@ -98,11 +98,12 @@ class Prompts:
         return self.trunk(history[self.start(len(history)) :]) + self.suffix
 
     def marked(self, history: IntArray) -> MarkedPrompt:
-        """The prompt, marked after the template and after each history entry."""
+        """The prompt, marked after the template and after each history entry that something follows."""
         tokens = self.prompt(history)
         shown = history[self.start(len(history)) :]
         lengths = [len(self.opening), *(len(self.entries[item]) for item in shown)]
-        return MarkedPrompt(tokens, tuple(accumulate(lengths)))
+        inside = tuple(mark for mark in accumulate(lengths) if mark < len(tokens))
+        return MarkedPrompt(tokens, inside or (len(self.opening),))
 
     def is_code(self, token: int) -> bool:
         """Whether a token is one of the SID codes."""
