@@ -285,12 +285,16 @@ def test_loss_on_the_end_adds_what_decoding_forces(parts: tuple[LanguageModel, P
     assert sample.labels[sample.labels != IGNORE].tolist() == expected
 
 
+@pytest.mark.parametrize("template", ["chat", "ids"])
 def test_the_log_counts_what_separate_samples_would_take(
-    parts: tuple[LanguageModel, Prompts, NextItemJob],
+    parts: tuple[LanguageModel, Prompts, NextItemJob], template: str
 ) -> None:
-    made, opening = samples(parts, targets="all"), len(parts[1].opening)
-    window = Window(0, 1, 6, (3, 4, 6), 2)
-    alone = [samples(parts, targets="last").build(Window(0, 1, t, (t,), t)) for t in window.targets]
+    around = parts if template == "chat" else bare(parts)
+    made, opening = samples(around, targets="all"), len(around[1].opening)
+    window, ends = (
+        (Window(0, 1, 6, (3, 4, 6), 2), (3, 4, 6)) if template == "chat" else (Window(0, 1, 6, (6,), 3), (3, 4, 5, 6))
+    )
+    alone = [samples(around, targets="last").build(Window(0, 1, t, (t,), t)) for t in ends]
     assert made.tokens_apart(window) == sum(opening + sample.length for sample in alone)
 
 

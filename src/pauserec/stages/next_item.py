@@ -125,7 +125,8 @@ class NextItemSamples:
         prompts, items = self._prompts, self._sequences[window.user]
         lengths = {position: len(prompts.entries[items[position]]) for position in window.shown}
         around = len(prompts.opening) + len(prompts.suffix) + self._answer - 1
-        before = [sum(n for position, n in lengths.items() if position < target) for target in window.targets]
+        targets = window.targets if prompts.suffix else range(window.fresh, window.stop + 1)
+        before = [sum(n for position, n in lengths.items() if position < target) for target in targets]
         return sum(around + length for length in before)
 
     def build(self, window: Window) -> Sample:
