@@ -220,12 +220,22 @@ def test_ranks_that_are_not_whole_say_how_to_make_them(runs: dict[str, Path], tm
         compare([folder])
 
 
-def test_other_data_is_refused_with_both_fingerprints(runs: dict[str, Path], tmp_path: Path) -> None:
-    saved = compare([runs["one"]])
-    other = dataclasses.replace(saved, data=dict(saved.data) | {"fingerprint": "f00d" * 16})
-    (tmp_path / "other.json").write_text(rendered(other, "json"))
-    with pytest.raises(RunError, match=f"other data than .*f00df00df00d.*{saved.data['fingerprint'][:12]}"):
-        compare([runs["one"], tmp_path / "other.json"])
+@pytest.mark.parametrize("saved", [False, True])
+def test_other_data_is_refused_with_both_fingerprints(
+    runs: dict[str, Path], small_data: Path, tmp_path: Path, saved: bool
+) -> None:
+    shutil.copytree(small_data, tmp_path / "data")
+    events = (small_data / "interactions.csv").read_text().splitlines()
+    (tmp_path / "data" / "interactions.csv").write_text("\n".join(row for row in events if not row.startswith("u7,")))
+    run(Recipe.parse({"name": "r", "data": {"source": str(tmp_path / "data")}}), tmp_path / "other")
+    one, other = (load_dataset(folder / "dataset").fingerprint[:12] for folder in (runs["one"], tmp_path / "other"))
+    assert one != other
+    second = tmp_path / "other"
+    if saved:
+        second = tmp_path / "other.json"
+        second.write_text(rendered(compare([tmp_path / "other"]), "json"))
+    with pytest.raises(RunError, match=f"other data than .*fingerprints ({one} and {other}|{other} and {one})"):
+        compare([runs["one"], second])
 
 
 def test_all_can_be_ranked_by_the_other_rule(runs: dict[str, Path]) -> None:
