@@ -28,7 +28,8 @@ from pauserec.decoding.beam import Beams
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.llm.decoder import decode
 from pauserec.llm.graphs import Graphs
-from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast, grow_vocabulary
+from pauserec.llm.growth import grow_vocabulary
+from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast
 from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.records import Item
