@@ -99,7 +99,9 @@ def tiger(board: Dataset, fit: Fit, **more: Any) -> Any:
 class LanguageRecommender:
     """A language model trained on next items, with what a checkpoint folder needs to be one."""
 
-    folder_of_model: ClassVar[Path]
+    backbone: ClassVar[Path]
+    room: ClassVar[Path]
+    """Where checkpoints are made."""
 
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
@@ -116,7 +118,7 @@ class LanguageRecommender:
 
     @classmethod
     def fit(cls, board: Dataset, fit: Fit) -> Self:
-        folder = Path(tempfile.mkdtemp())
+        folder = Path(tempfile.mkdtemp(dir=cls.room))
         for name in ("dataset", "ids", "base", "sft"):
             (folder / name).mkdir()
         pl.DataFrame(
@@ -128,9 +130,7 @@ class LanguageRecommender:
         (folder / "dataset" / "report.json").write_text(f'{{"fingerprint": "{board.fingerprint}"}}')
         CODES.save(folder / "ids")
         quiet: dict[str, Any] = {"log": lambda **_: None}
-        grow_vocabulary(
-            ModelConfig(name=str(cls.folder_of_model)), finished("ids", folder), out=folder / "base", **quiet
-        )
+        grow_vocabulary(ModelConfig(name=str(cls.backbone)), finished("ids", folder), out=folder / "base", **quiet)
         job = NextItemJob.model_validate(
             {
                 "stage": {
@@ -168,8 +168,8 @@ def finished(name: str, folder: Path) -> FinishedStep:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _backbone(tiny_model: Path) -> None:
-    LanguageRecommender.folder_of_model = tiny_model
+def _backbone(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    LanguageRecommender.backbone, LanguageRecommender.room = tiny_model, tmp_path_factory.mktemp("language")
 
 
 CODES = SemanticIds(np.array([(item % 4, item // 4) for item in range(ITEMS)]), (4, ITEMS // 4))

@@ -19,11 +19,13 @@ def prefill(
     """Run what no kept prefix covers, fill `cache`, and give the hidden state after each prompt's last token [B, D]."""
     names = [prompt.names() for prompt in prompts] if store is not None else []
     if store is not None:
-        cache.restore([store.find(prompt.usable(row)) for prompt, row in zip(prompts, names, strict=True)])
+        cache.restore([store.find(row) for row in names])
     begin = list(cache.past)
     last = extend(model, cache, [prompt.tokens[start:] for prompt, start in zip(prompts, begin, strict=True)])
     if store is not None:
         for row, prompt in enumerate(prompts):
+            if not prompt.marks:
+                continue
             if not store.has_template(names[row]):
                 store.keep_template(names[row], cache.prefix(row, prompt.marks[0]))
             if store.capacity and begin[row] < prompt.marks[-1]:

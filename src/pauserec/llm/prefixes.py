@@ -15,7 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MarkedPrompt:
-    """A prompt's token ids, and the lengths at which its beginning may be kept: the template's first, the trunk's last."""
+    """A prompt's token ids, and the lengths at which its beginning may be kept: the template's first, the trunk's last.
+
+    All are below the prompt's own length: its last token is always run, for the next one is predicted from that.
+    """
 
     tokens: list[int]
     marks: tuple[int, ...]
@@ -28,10 +31,6 @@ class MarkedPrompt:
             names.append(running.copy().digest())
             start = mark
         return names
-
-    def usable(self, names: list[bytes]) -> list[bytes]:
-        """Those of its `names` after which a token is left to run: the next one is predicted from that."""
-        return [name for name, mark in zip(names, self.marks, strict=True) if mark < len(self.tokens)]
 
 
 class PrefixStore:

@@ -98,12 +98,11 @@ class Prompts:
         return self.trunk(history[self.start(len(history)) :]) + self.suffix
 
     def marked(self, history: IntArray) -> MarkedPrompt:
-        """The prompt, marked after the template and after each history entry that something follows."""
+        """The prompt, marked after the template and after each history entry, where something follows."""
         tokens = self.prompt(history)
         shown = history[self.start(len(history)) :]
         lengths = [len(self.opening), *(len(self.entries[item]) for item in shown)]
-        inside = tuple(mark for mark in accumulate(lengths) if mark < len(tokens))
-        return MarkedPrompt(tokens, inside or (len(self.opening),))
+        return MarkedPrompt(tokens, tuple(mark for mark in accumulate(lengths) if mark < len(tokens)))
 
     def is_code(self, token: int) -> bool:
         """Whether a token is one of the SID codes."""

@@ -125,7 +125,8 @@ class NextItemSamples:
         prompts, items = self._prompts, self._sequences[window.user]
         lengths = {position: len(prompts.entries[items[position]]) for position in window.shown}
         around = len(prompts.opening) + len(prompts.suffix) + self._answer - 1
-        targets = window.targets if prompts.suffix else range(window.fresh, window.stop + 1)
+        in_trunk = [] if prompts.suffix else [position for position in window.shown if position >= window.fresh]
+        targets = (*in_trunk, *window.targets)
         before = [sum(n for position, n in lengths.items() if position < target) for target in targets]
         return sum(around + length for length in before)
 
