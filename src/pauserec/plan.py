@@ -20,11 +20,13 @@ from pauserec.llm.model import best_device, use_bfloat16
 from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.rate import matrix_rate
 from pauserec.llm.vocabulary import Vocabulary, grow_tokenizer
+from pauserec.losses import CHUNK
 from pauserec.records import Dataset
 from pauserec.run import FinishedStep, Run
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.next_item import NextItemSamples
+from pauserec.watch import resident_memory
 
 EFFICIENCY = 0.5
 """Share of the matrix rate that training reaches, by experience; attention and small operations take the rest."""
@@ -100,7 +102,8 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
     parameters = sum(p.numel() for p in model.parameters())
     table = vocabulary.used * shape.hidden_size
     untied = 1 if shape.tie_word_embeddings else 2
-    cost = _Cost(recipe, parameters, parameters - untied * table, table, shape.hidden_size * shape.num_hidden_layers)
+    width = shape.hidden_size * shape.num_hidden_layers
+    cost = _Cost(recipe, parameters, parameters - untied * table, table, width, vocabulary.used)
     stages = tuple(
         cost.stage(stage, *_tokens(stage, recipe, dataset, tokenizer, vocabulary, ids)) for stage in recipe.stages
     )
@@ -147,13 +150,17 @@ def _tokens(
 
 @dataclass(frozen=True)
 class _Cost:
-    """Floating-point work and bytes. parameters: all; backbone: without the tables; table: one table; width: D x layers."""
+    """Floating-point work and bytes.
+
+    parameters: all; backbone: without the tables; table: one table; width: D x layers; vocabulary: rows of a table.
+    """
 
     recipe: Recipe
     parameters: int
     backbone: int
     table: int
     width: int
+    vocabulary: int
 
     def stage(self, stage: Stage, tokens: int, targets: int) -> StagePlan:
         rows_only = isinstance(stage, CptConfig | PausePretrainConfig)
@@ -162,13 +169,20 @@ class _Cost:
         work = passes * (tokens * self.backbone + (targets * self.table if full else 0))
         device = best_device()
         seconds = work / (matrix_rate(device, use_bfloat16(self.recipe.model, device)) * EFFICIENCY)
-        trained = 0 if rows_only else self.parameters
-        activations = min(tokens, stage.batch_tokens) * self.width * 34 * 2
-        logits = min(targets, stage.batch_tokens) * (self.table / max(1, self.width)) * 4 if full else 0
         disk = 4.0 * self.parameters if not isinstance(stage, PausePretrainConfig) else 4e4
-        return StagePlan(
-            stage.name, tokens, seconds, 4.0 * self.parameters + 12.0 * trained + activations + logits, disk
-        )
+        return StagePlan(stage.name, tokens, seconds, self._memory(stage, tokens, rows_only, full), disk)
+
+    def _memory(self, stage: Stage, tokens: int, rows_only: bool, full: bool) -> float:
+        """Peak bytes: on a GPU those of the tensors, on a CPU also those of the program itself, as it stands now."""
+        device = best_device()
+        halved = use_bfloat16(self.recipe.model, device)
+        weights = (4.0 + 2.0 * halved) * self.parameters  # autocast keeps its copies for the length of a step
+        training = 0.0 if rows_only else 12.0 * self.parameters
+        passing = (1 if rows_only else 4) * 4.0 * self.table  # the table's gradient on its way, the optimizer's scratch
+        activations = min(tokens, stage.batch_tokens) * self.width * 34 * 2
+        logits = 2 * CHUNK * self.vocabulary * (2 if halved else 4) if full else 0
+        program = resident_memory() if device.type == "cpu" else 0
+        return weights + training + passing + activations + logits + program
 
 
 def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:

@@ -41,10 +41,22 @@ def peak_memory() -> int:
     """Most bytes held since `forget_peak`: of the GPU, or resident in this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    if STATUS.exists():
-        found = [line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")]
-        if found:
-            return 1024 * int(found[0])
+    return _status("VmHWM") or _most_resident()
+
+
+def resident_memory() -> int:
+    """Bytes of this process in memory now; where the system does not say, the most there ever were."""
+    return _status("VmRSS") or _most_resident()
+
+
+def _status(key: str) -> int:
+    if not STATUS.exists():
+        return 0
+    found = [line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith(key)]
+    return 1024 * int(found[0]) if found else 0
+
+
+def _most_resident() -> int:
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
