@@ -154,7 +154,7 @@ class PromptConfig(Settings):
     """The words around the IDs."""
 
     template: Literal["chat", "ids"] = "chat"
-    """A chat around the IDs; or the IDs of a history and nothing else, the target's after them (the shortest prompts)."""
+    """A chat around the history; or nothing: its IDs (and items' text, where a stage has `fields`), then the target's."""
     system: str = (
         "You recommend products. From the list of what a person chose before, oldest first, "
         "name the product this person will choose next."
