@@ -1,6 +1,6 @@
 """Settings: unknown keys fail, errors name the key, and a dumped recipe reads back the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pauserec.config import CorpusJob, CptConfig, Recipe, shipped_recipes
+from pauserec.config import BaselineJob, CorpusJob, CptConfig, NextItemJob, Recipe, shipped_recipes
+from pauserec.config.settings import Settings
 from pauserec.errors import RecipeError
 
 B = {"name": "b", "kind": "sasrec"}
@@ -109,3 +110,27 @@ def test_a_setting_that_came_later_changes_an_identity_only_when_it_is_changed()
     assert flex.identity() == flex.model_dump(mode="json")
     inside = CorpusJob(stage=plain, precision="auto", history_length=5)
     assert inside.identity()["stage"] == plain.identity()
+
+
+def _with_subclasses(kind: type[Settings]) -> Iterator[type[Settings]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _with_subclasses(below)
+
+
+def test_every_setting_is_explained() -> None:
+    """By the docstring under it, in its class or one that the class builds on. A `kind` is explained by its class."""
+    jobs = (CorpusJob, NextItemJob, BaselineJob, Recipe)  # not settings of their own, but sections and what steps get
+    silent = [
+        f"{kind.__name__}.{name}"
+        for kind in _with_subclasses(Settings)
+        if kind.__module__.startswith("pauserec.config.") and kind not in jobs
+        for name in kind.model_fields
+        if name != "kind"
+        and not any(
+            base.model_fields[name].description
+            for base in kind.__mro__
+            if issubclass(base, Settings) and name in base.model_fields
+        )
+    ]
+    assert silent == []

@@ -142,7 +142,7 @@ def _card(
             "",
             "## Model",
             f"- Base model: {escape(base)}" + (f", {layers} layers" if layers else ""),
-            f"- Stage: {escape(stage)}; pauses in the think block: {test.pauses}",
+            f"- Stage: {escape(stage)}; pauses in the prompt: {test.pauses}",
             f"- Semantic IDs: {len(ids):,} items, codes per level {' x '.join(map(str, ids.sizes))}",
             "",
             "## Data",
@@ -159,7 +159,7 @@ def _card(
             *_indented(prompt),
             "",
             "## Decoding",
-            "The prompt ends with `<|sid_begin|>`. Generate exactly one code token per level, and at each level allow only",
+            "The codes follow the prompt. Generate exactly one code token per level, and at each level allow only",
             f"codes that lead to an item of `{ITEMS}`; unconstrained generation can write IDs of no item. `{TABLE}` holds",
             "the codes (int64, items x levels), one row per line of the catalogue file. Plain beam search over summed",
             f"log-probabilities was used: {max(test.decoding.beams, test.ranking.top_k)} beams, log-softmax over"

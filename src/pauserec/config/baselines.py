@@ -39,6 +39,7 @@ class SequentialSettings(BaselineSettings):
     width: int = Field(default=64, ge=2)
     """Width of item embeddings and hidden states."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Dropout on embeddings and within layers."""
     loss: Literal["full", "sampled", "bce"] = "full"
     """Softmax over all items, softmax over the target and sampled items, or binary cross-entropy with one sampled item."""
     negatives: int = Field(default=256, ge=1)
@@ -47,7 +48,9 @@ class SequentialSettings(BaselineSettings):
 
 class _AttentionSettings(SequentialSettings):
     layers: int = Field(default=2, ge=1)
+    """Attention layers."""
     heads: int = Field(default=1, ge=1)
+    """Heads of a layer, which share its width."""
 
     @model_validator(mode="after")
     def _whole_heads(self) -> Self:
@@ -67,6 +70,7 @@ class Gru4recConfig(SequentialSettings):
 
     kind: Literal["gru4rec"]
     layers: int = Field(default=1, ge=1)
+    """Recurrent layers."""
 
 
 class HstuConfig(_AttentionSettings):
@@ -100,6 +104,7 @@ class RearecConfig(_AttentionSettings):
     steps: int = Field(default=2, ge=1)
     """Latent steps."""
     temperature: float = Field(default=0.07, gt=0)
+    """Scores are divided by it before the softmax."""
     apart: float = Field(default=0.05, ge=0)
     """erl: weight of the divergence between the steps' softmaxes."""
     cooling: float = Field(default=5.0, ge=1)
@@ -125,14 +130,19 @@ class TigerConfig(BaselineSettings):
     encoder: Literal["bidirectional", "causal"] = Field(default="bidirectional", json_schema_extra=LATER)
     """`causal`: no item sees a later one, so that one encoding of a history trains all its targets."""
     width: int = Field(default=128, ge=2)
+    """Width of code embeddings and hidden states."""
     layers: int = Field(default=4, ge=1)
     """Of the encoder, and of the decoder."""
     heads: int = Field(default=6, ge=1)
+    """Heads of an attention layer."""
     head_width: int = Field(default=64, ge=1)
+    """Width of each."""
     feed: int = Field(default=1024, ge=1)
     """Width of the feed-forward layers."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout on embeddings, attention and within layers."""
     beams: int = Field(default=20, ge=1)
+    """Prefixes kept at each level when decoding."""
 
 
 Baseline = Annotated[

@@ -39,7 +39,7 @@ class Columns(Settings):
     item: str = "item_id"
     """Column with the item id (text)."""
     timestamp: str | None = "timestamp"
-    """Column with seconds, milliseconds or ISO 8601; null if there is none."""
+    """Column with seconds (or milli-, micro-, nanoseconds) since 1970 or ISO 8601; null if there is none."""
     order: str | None = "order"
     """Column with the event's position in its user's history; used before the timestamp where the file has it."""
 
@@ -59,7 +59,7 @@ class DataConfig(Settings):
     """Raw logs and how they become histories."""
 
     source: str = "ml-100k"
-    """A known data set (`pauserec assets list`) or a folder with `interactions.*` and `items.*`."""
+    """A known data set (`pauserec assets list`), or a folder: `interactions.*` and `items.*`, RecBole's or Amazon's files."""
     interactions: str | None = None
     """Path of the interactions file, instead of `source`."""
     items: str | None = None
@@ -67,7 +67,9 @@ class DataConfig(Settings):
     format: Literal["auto", "table", "recbole", "amazon2014", "amazon2023"] = "auto"
     """Layout of the files; `auto` goes by file name and columns."""
     columns: Columns = Columns()
+    """Columns of the interactions file."""
     item_columns: ItemColumns = ItemColumns()
+    """Columns of the items file."""
     delimiter: str | None = None
     """Column delimiter of text tables; null finds it from the header."""
     category_separator: str = " > "
@@ -90,6 +92,7 @@ class EmbedderConfig(Settings):
     text: Literal["title", "title+categories"] = "title+categories"
     """Item text given to the embedder."""
     batch_size: int = Field(default=64, ge=1)
+    """Texts per call of the embedder."""
     cooccurrence_dims: int = Field(default=0, ge=0)
     """Width of an SVD of the training part's co-occurrence (PPMI), joined to the text vector; 0 leaves it out."""
     cooccurrence_weight: float = Field(default=0.5, ge=0, le=1)
@@ -101,6 +104,7 @@ class EmbedderConfig(Settings):
     baseline_weight: float = Field(default=0.5, ge=0, le=1)
     """Share of the baseline's part in the squared length of the joined vector."""
     seed: int = 0
+    """Seed of the SVD."""
 
 
 class QuantizerConfig(Settings):
@@ -127,6 +131,7 @@ class QuantizerConfig(Settings):
     commitment: float = Field(default=0.25, ge=0)
     """Weight of the commitment loss (rqvae)."""
     seed: int = 0
+    """Seed of the codebooks' start, and of training (rqvae)."""
 
     @model_validator(mode="after")
     def _levels(self) -> Self:
@@ -144,7 +149,7 @@ class ModelConfig(Settings):
     """Keep only the first N layers; null keeps all."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic for training and decoding; `auto` is bfloat16 where the machine has it. Weights train in float32."""
-    new_rows: Literal["noise", "centroids"] = "noise"
+    new_rows: Literal["noise", "centroids"] = Field(default="noise", json_schema_extra=LATER)
     """Where the SID tokens' rows start: noise of the table's deviation, or the quantizer's centroids turned into its width."""
     seed: int = 0
     """Seed of the new rows' start values."""
@@ -153,7 +158,7 @@ class ModelConfig(Settings):
 class PromptConfig(Settings):
     """The words around the IDs."""
 
-    template: Literal["chat", "ids"] = "chat"
+    template: Literal["chat", "ids"] = Field(default="chat", json_schema_extra=LATER)
     """A chat around the history; or nothing: its IDs (and items' text, where a stage has `fields`), then the target's."""
     system: str = (
         "You recommend products. From the list of what a person chose before, oldest first, "
@@ -176,7 +181,7 @@ class PromptConfig(Settings):
         fields = type(self).model_fields
         for name in ("system", "history", "brackets"):
             if self.template == "ids" and getattr(self, name) != fields[name].default:
-                raise ValueError(f'{name} is not used with template = "ids", which has no words: remove it')
+                raise ValueError(f'{name} is not used with template = "ids", which has no chat: remove it')
         return self
 
 
@@ -184,6 +189,7 @@ class DecodingConfig(Settings):
     """Constrained beam search."""
 
     beams: int = Field(default=20, ge=1)
+    """Prefixes kept at each level; at least evaluation.top_k."""
     normalise: Literal["full", "codebook", "legal"] = "full"
     """Log-softmax over the whole vocabulary (as Hugging Face does), the level's codes, or the legal codes."""
     batch_tokens: int = Field(default=8192, ge=64)
@@ -194,6 +200,7 @@ class EvaluatedModel(Settings):
     """One row of the table that comes from a checkpoint."""
 
     name: str
+    """Name of the row."""
     stage: str
     """Stage whose checkpoint is tested."""
     pauses: int | None = Field(default=None, ge=0, le=64)
@@ -222,10 +229,13 @@ class EvaluationConfig(Settings):
     """Full ranking over the catalogue, item level."""
 
     models: tuple[EvaluatedModel, ...] = ()
+    """Checkpoints to test."""
     baselines: tuple[Literal["popularity", "co-occurrence"], ...] = ("popularity", "co-occurrence")
+    """Baselines that only count."""
     final_fit: Literal["train", "train+validation"] = "train"
     """What these baselines count. Trained ones have a setting of their own."""
     cooccurrence: CooccurrenceSettings = CooccurrenceSettings()
+    """Settings of co-occurrence."""
     seen: Literal["keep", "drop"] = "drop"
     """Whether items of the user's own history may be ranked."""
     top_k: int = Field(default=20, ge=10)

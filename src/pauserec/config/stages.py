@@ -11,6 +11,7 @@ class LoraSettings(Settings):
     """Low-rank adapters on the backbone's linear layers (Hu et al. 2021), merged into them when the stage is saved."""
 
     rank: int = Field(default=16, ge=1)
+    """Width of an adapter."""
     alpha: float = Field(default=32.0, gt=0)
     """An adapter's output is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -23,16 +24,21 @@ class TrainingSettings(Settings):
     name: str = Field(pattern=r"^[a-z][a-z0-9_\-]*$")
     """Name of the stage: its folder, and what other stages refer to."""
     epochs: float = Field(gt=0)
+    """Passes over the data; a fraction stops within one."""
     learning_rate: float = Field(gt=0)
+    """The highest of the schedule."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's."""
     warmup: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps over which the learning rate rises."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
+    """What the learning rate does after its rise."""
     batch_tokens: int = Field(default=4096, ge=64)
     """Tokens in one packed batch."""
     accumulate: int = Field(default=1, ge=1)
     """Batches per optimizer step."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Longer gradients are cut to this length."""
     gradient_checkpointing: bool = False
     """Keep one state a layer and compute the rest again going backward: a third more time, a fraction of the memory."""
     compile: bool = False
@@ -44,6 +50,7 @@ class TrainingSettings(Settings):
     tracking: tuple[str, ...] = ("tensorboard",)
     """Trackers, as transformers' report_to names them."""
     seed: int = 0
+    """Seed of the batches' order, of dropout and of whatever else is drawn."""
 
 
 class LanguageTraining(TrainingSettings):
@@ -58,6 +65,7 @@ class CptConfig(LanguageTraining):
 
     kind: Literal["cpt"]
     starts_from: tuple[str] = ("base",)
+    """Step whose checkpoint it goes on from."""
     epochs: float = Field(default=3, gt=0)
     learning_rate: float = Field(default=1e-4, gt=0)
     corpus: Literal["histories", "items"] = "histories"
@@ -69,9 +77,11 @@ class PausePretrainConfig(LanguageTraining):
 
     kind: Literal["pause_pretrain"]
     starts_from: tuple[str] = ("cpt",)
+    """Step whose checkpoint it goes on from."""
     epochs: float = Field(default=2, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
     corpus: Literal["histories", "items"] = "histories"
+    """As in continual pretraining."""
     share: float = Field(default=0.1, gt=0, lt=1)
     """Pauses inserted, as a share of the sequence's tokens."""
     init: Literal["mean", "text_mean", "sid_mean", "default"] = "mean"
@@ -101,7 +111,8 @@ class _NextItem(ValidatedSettings, LanguageTraining):
     loss_on: Literal["target", "history"] = "target"
     """Loss on the assistant's SID only, or on the user turn's SIDs too."""
     targets_per_history: int | None = Field(default=None, ge=1)
-    """With targets = "all": train on at most this many targets of a window, drawn anew each epoch; null takes all."""
+    """With targets = "all": at most this many targets of a window, drawn anew each epoch (with loss_on = "history" always
+    with the newest); null takes all."""
     window_overlap: float = Field(default=0.5, ge=0, lt=1)
     """With targets = "all": a longer history is cut into windows that share this part of their items."""
     softmax: Literal["full", "codebook"] = "full"
@@ -125,6 +136,7 @@ class SftConfig(_NextItem):
 
     kind: Literal["sft"]
     starts_from: tuple[str] = ("cpt",)
+    """Step whose checkpoint it goes on from."""
     epochs: float = Field(default=6, gt=0)
     learning_rate: float = Field(default=1e-5, gt=0)
 
@@ -138,6 +150,7 @@ class ImplicitSftConfig(_NextItem):
     epochs: float = Field(default=5, gt=0)
     learning_rate: float = Field(default=5e-5, gt=0)
     pauses: int = Field(default=5, ge=0, le=64)
+    """Pauses in the prompt (k)."""
     """k, the number of pauses before the SID."""
     fields: tuple[Literal["title", "categories"], ...] = ("title", "categories")
     """Item text that follows each SID in the user's turn."""

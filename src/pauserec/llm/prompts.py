@@ -1,9 +1,11 @@
-"""The words around the IDs: every prompt the models see, as token ids. Prompt text exists only here and in the recipes.
+"""The words around the IDs: every prompt the models see, as token ids.
+
+Prompt text exists only here, in PromptConfig and in the recipes.
 
 A next-item prompt is ChatML: system instruction; the user's turn with the history, one entry per item; the assistant's
 turn opened with a think block that is empty (next-item SFT) or holds k pauses (implicit reasoning), then the target's
-SID (paper, Appendix F.1; the words are ours). With template = "ids" all words are gone: `<|sid_begin|>`, the history's
-codes, the pauses, the target's codes. Item text is data: it is encoded apart from all control tokens.
+SID (paper, Appendix F.1; the words are ours). With template = "ids" the chat is gone: `<|sid_begin|>`, the history,
+the pauses, the target's codes. Item text is data: it is encoded apart from all control tokens.
 """
 
 from collections.abc import Sequence
