@@ -14,6 +14,7 @@ from pauserec.errors import RecipeError
 
 B = {"name": "b", "kind": "sasrec"}
 STAGES = [{"name": "cpt", "kind": "cpt"}, {"name": "sft", "kind": "sft"}]
+PAUSE = {"name": "p", "kind": "pause_pretrain"}
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -64,6 +65,27 @@ def test_any_recipe_survives_a_dump(layers: int | None, users: int | None, softm
             "'tiger' has final_fit = 'train' but builds on 'b'",
         ),
         ({"name": "x", "decoding": {"beams": 5}}, "decoding.beams"),
+        ({"name": "x", "model": {"layers": True}}, "layers is a number, not True"),
+        ({"name": "x", "embedder": {"batch_size": "64"}}, "batch_size is a number, not '64'"),
+        ({"name": "x", "stages": [STAGES[0] | {"epochs": float("inf")}]}, "finite"),
+        ({"name": "x", "quantizer": {"codebook_sizes": [256] * 8}}, "more than 63 bits"),
+        ({"name": "x", "quantizer": {"hidden": [0]}}, "hidden"),
+        (
+            {"name": "x", "stages": [*STAGES[:1], STAGES[1] | {"loss_on_end": True, "softmax": "codebook"}]},
+            "loss_on_end needs softmax",
+        ),
+        ({"name": "x", "stages": [*STAGES, PAUSE, {"name": "s", "kind": "sft", "starts_from": ["p"]}]}, "no model"),
+        (
+            {"name": "x", "stages": [*STAGES, {"name": "i", "kind": "implicit_sft", "starts_from": ["sft", "cpt"]}]},
+            "takes its pause row from 'cpt'",
+        ),
+        (
+            {"name": "x", "stages": [*STAGES, PAUSE], "evaluation": {"models": [{"name": "m", "stage": "p"}]}},
+            r"names stage 'p'; known: \['base', 'cpt', 'sft'\]",
+        ),
+        ({"name": "x", "evaluation": {"models": [{"name": "sft/../dataset", "stage": "base"}]}}, "name"),
+        ({"name": "x", "evaluation": {"models": [{"name": "a" * 101, "stage": "base"}]}}, "name"),
+        ({"name": "x", "evaluation": {"models": [{"name": "a.partial", "stage": "base"}]}}, "unfinished step"),
     ],
 )
 def test_a_wrong_recipe_names_the_setting(raw: dict[str, Any], message: str) -> None:
@@ -79,10 +101,22 @@ def test_overrides_reach_a_stage_by_its_name() -> None:
     assert recipe.model.layers is None
 
 
-@pytest.mark.parametrize("override", ["epochs", "=3", "stages.epochs=2", "stages.nope.epochs=2", "name.x=1"])
+@pytest.mark.parametrize(
+    "override",
+    ["epochs", "=3", "stages.epochs=2", "stages.nope.epochs=2", "name.x=1", "quantizer.codebook_sizes.0.x=5"],
+)
 def test_an_override_that_leads_nowhere_is_refused(override: str) -> None:
     with pytest.raises(RecipeError):
-        Recipe.parse({"name": "x", "stages": [dict(stage) for stage in STAGES]}, (override,))
+        Recipe.parse(
+            {"name": "x", "quantizer": {"codebook_sizes": [16]}, "stages": [dict(stage) for stage in STAGES]},
+            (override,),
+        )
+
+
+def test_a_folder_that_looks_like_a_recipe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "books.toml").mkdir()
+    with pytest.raises(RecipeError, match="no recipe file"):
+        Recipe.load(tmp_path / "books.toml")
 
 
 def test_settings_cannot_be_changed(tiny_settings: Callable[..., dict[str, Any]]) -> None:
@@ -95,6 +129,13 @@ def test_a_strict_stage_may_not_build_on_a_refit() -> None:
     refit = ("stages.sft.final_fit=train+validation",)
     with pytest.raises(RecipeError, match="'implicit_sft' has final_fit = 'train' but builds on 'sft'"):
         Recipe.load("pauserec", refit)
+    between = [
+        {"name": "refit", "kind": "sft", "starts_from": ["base"], "final_fit": "train+validation"},
+        {"name": "cpt", "kind": "cpt", "starts_from": ["refit"]},
+    ]
+    assert Recipe.parse({"name": "x", "stages": between}).fitted_on("cpt") == "train+validation"
+    with pytest.raises(RecipeError, match="'sft' has final_fit = 'train' but builds on 'refit'"):
+        Recipe.parse({"name": "x", "stages": [*between, STAGES[1]]})
     both = Recipe.load("pauserec", (*refit, "stages.implicit_sft.final_fit=train+validation"))
     assert {getattr(stage, "final_fit", None) for stage in both.stages} == {None, "train+validation"}
 

@@ -13,12 +13,12 @@ from markdown_it import MarkdownIt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pauserec.config import Recipe
+from pauserec.config import EvaluatedModel, Recipe
 from pauserec.errors import RunError
-from pauserec.export import escape, export_run
+from pauserec.export import escape, export_run, was_tested
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.vocabulary import grow_tokenizer
-from pauserec.results import recipe_hash
+from pauserec.results import model_test, recipe_hash
 from pauserec.run import Run
 from pauserec.semantic_ids.codebooks import Codebooks
 from pauserec.semantic_ids.codes import SemanticIds
@@ -26,10 +26,10 @@ from pauserec.semantic_ids.codes import SemanticIds
 HOSTILE = "</code>\n    ```<script>alert(1)</script> [x](javascript:1) <pause><|sid_begin|>"
 RECIPE = {
     "name": "tiny",
-    "model": {"name": "somewhere/llama"},
+    "model": {"name": "somewhere/llama | <b>x</b>"},
     "stages": [{"name": kind, "kind": kind} for kind in ("cpt", "sft", "pause_pretrain", "implicit_sft")],
     "prompt": {"text_tokens": 200},
-    "evaluation": {"models": [{"name": "mine | <b>x</b>", "stage": "implicit_sft"}]},
+    "evaluation": {"models": [{"name": "mine", "stage": "implicit_sft"}]},
 }
 
 
@@ -77,7 +77,7 @@ def run_folder(tmp_path_factory) -> Path:
     result = {
         "seen": "drop",
         "data": {"fingerprint": "f00d", "users": 1, "items": 3, "interactions": 3},
-        "models": {"mine | <b>x</b>": {"validation": metrics, "test": metrics}},
+        "models": {"mine": {"validation": metrics, "test": metrics}},
         "recipe_sha256": recipe_hash(run.recipe),
         "steps": {name: run.finished(name).fingerprint for name in ("dataset", "semantic_ids", "implicit_sft")},
     }
@@ -146,10 +146,18 @@ def test_an_empty_folder_is_filled(run_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_is_chosen_by_its_row(run_folder: Path, tmp_path: Path) -> None:
-    export_run(run_folder, tmp_path / "named", model="mine | <b>x</b>")
+    export_run(run_folder, tmp_path / "named", model="mine")
     with pytest.raises(RunError, match="has no model 'other'"):
         export_run(run_folder, tmp_path / "other", model="other")
     assert [path.name for path in tmp_path.iterdir()] == ["named"]
+
+
+@pytest.mark.parametrize("other", [{"stage": "sft"}, {"stage": "implicit_sft", "pauses": 0}])
+def test_a_row_of_the_same_name_that_tests_something_else_says_nothing(other: dict[str, object]) -> None:
+    plain = EvaluatedModel(name="implicit_sft", stage="implicit_sft")
+    recipe = Recipe.parse(RECIPE | {"evaluation": {"models": [{"name": "implicit_sft", **other}]}})
+    assert not was_tested(recipe, model_test(recipe, plain), "implicit_sft")
+    assert was_tested(recipe, model_test(recipe, recipe.evaluation.models[0]), str(other["stage"]))
 
 
 def test_a_failure_leaves_nothing_behind(run_folder: Path, tmp_path: Path) -> None:

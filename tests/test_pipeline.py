@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 
 import pauserec
-from pauserec.config import Recipe
+from pauserec.config import Recipe, SasrecConfig
 from pauserec.errors import RecipeError, RunError
 from pauserec.pipeline import reevaluate, run
+
+SASREC = SasrecConfig(name="sas", kind="sasrec", epochs=1, width=8)
 
 
 def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -55,6 +57,24 @@ def test_a_second_run_does_nothing(tiny_run: Path, tiny_recipe: Recipe) -> None:
     assert before.pop("recipe.toml")
     assert after.pop("recipe.toml")
     assert after == before
+
+
+def test_data_that_changed_are_read_again_and_reach_the_result(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """Counted baselines stand for whatever was made from the data: all of it is made again."""
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_recipe.data.source, folder)
+    data = tiny_recipe.data.model_copy(update={"source": str(folder)})
+    recipe = Recipe(name="counts", data=data, baselines=(SASREC,))
+    before = run(recipe, tmp_path / "run")
+    events = next(folder.glob("interactions.*"))
+    text = events.read_text().splitlines(keepends=True)
+    user = text[-1].split(",")[0]
+    events.write_text("".join(line for line in text if line.split(",")[0] != user))
+    told: dict[str, bool] = {}
+    after = run(recipe, tmp_path / "run", on_step=told.__setitem__)
+    assert not any(told.values())
+    assert after["data"]["users"] == before["data"]["users"] - 1
+    assert {model["test"]["users"] for model in after["models"].values()} == {after["data"]["users"]}
 
 
 def test_results_tell_of_a_step_that_was_done_again(tiny_run: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -136,11 +156,17 @@ def test_kept_prompts_change_no_recommendation(tiny_run: Path) -> None:
     [
         ({"category": ["rad"]}, r"no item has the category 'rad': did you mean red"),
         ({"deny": [["i1"], ["i2"]]}, r"deny has 2 entries for 1 histories"),
+        ({"allow": ["i1"]}, r"allow holds a text where a list of ids belongs"),
     ],
 )
 def test_wrong_limits_are_refused(tiny_run: Path, limits: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         pauserec.load(tiny_run).recommend([["i1"]], k=3, **limits)
+
+
+def test_a_flat_list_of_ids_is_refused(tiny_run: Path) -> None:
+    with pytest.raises(RecipeError, match="histories holds a text"):
+        pauserec.load(tiny_run).recommend(["i1", "i2"])  # type: ignore[list-item]
 
 
 def test_k_below_one_is_refused(tiny_run: Path) -> None:
@@ -197,6 +223,12 @@ def test_a_run_that_was_half_redone_is_not_read(tiny_run: Path, tiny_recipe: Rec
         (["run", "no-such-recipe"], "no recipe 'no-such-recipe'"),
         (["run", "quickstart", "--set", "stages.nope.epochs=1"], "stages.nope"),
         (["recommend", "/nonexistent", "--history", "1"], "is no run folder"),
+        (["recommend", "/nonexistent", "--history", "1", "--output", "x"], "--output needs --format json or parquet"),
+        (
+            ["recommend", "/nonexistent", "--history", "1", "--format", "json", "--output", "/no/such/folder/x"],
+            "there is no folder /no/such/folder",
+        ),
+        (["run", "quickstart", "--out", "/nonexistent/x", "--redo", "cpd"], "--redo cpd: no step of this recipe"),
         (["data", "check", "--interactions", "/nonexistent.csv"], "/nonexistent.csv"),
     ],
 )

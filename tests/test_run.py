@@ -55,6 +55,61 @@ def test_redo_does_one_step_again(tmp_path: Path) -> None:
     assert pipeline(tmp_path / "run", 1, 2, redo=("a",)) == (1, 0, 0)
 
 
+def test_redone_with_other_content_it_redoes_what_was_made_from_it(tmp_path: Path) -> None:
+    pipeline(tmp_path / "run", 1, 2)
+    run, told = Run.open(RECIPE, tmp_path / "run", redo=("a",)), []
+    run.on_step = lambda name, done: told.append((name, done))
+
+    def otherwise(settings: Number, *, out: Path, log: Any) -> dict[str, Any]:
+        (out / "tensorboard").mkdir()
+        (out / "number").write_text("7")
+        return {}
+
+    a, b = run.step("a", otherwise, Number(value=1)), run.step("b", Counter(), Number(value=2))
+    assert run.step("c", Counter(), Number(value=1), a, b).summary["total"] == 10
+    assert told == [("a", False), ("b", True), ("c", False)]
+
+
+def test_what_only_watches_a_step_is_no_content(tmp_path: Path) -> None:
+    def watched(settings: Number, *, out: Path, log: Any) -> dict[str, Any]:
+        (out / "tensorboard").mkdir()
+        (out / "tensorboard" / "events").write_text(str(out.stat().st_mtime_ns))
+        return {}
+
+    first = Run.open(RECIPE, tmp_path / "run").step("a", watched, Number(value=1))
+    second = Run.open(RECIPE, tmp_path / "run", redo=("a",)).step("a", watched, Number(value=1))
+    assert first.content == second.content != ""
+
+
+def test_a_raw_file_that_changed_is_read_again_and_one_that_is_gone_is_not_missed(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.csv"
+
+    def reads(settings: Number, *, out: Path, log: Any) -> dict[str, Any]:
+        (out / "copy").write_bytes(raw.read_bytes())
+        return {}
+
+    def done() -> bool:
+        told = []
+        run = Run.open(RECIPE, tmp_path / "run")
+        run.on_step = lambda name, done: told.append(done)
+        run.step("a", reads, Number(value=1), files=(raw,))
+        return told[0]
+
+    raw.write_text("1")
+    assert [done(), done()] == [False, True]
+    raw.write_text("2")
+    assert [done(), done()] == [False, True]
+    raw.unlink()
+    assert done()
+
+
+def test_a_step_whose_name_has_a_dot_is_found_again(tmp_path: Path) -> None:
+    for expected in (1, 0):
+        step = Counter()
+        Run.open(RECIPE, tmp_path / "run").step("test-v1.2", step, Number(value=1))
+        assert step.calls == expected
+
+
 def test_a_step_that_failed_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     def fails(settings: Number, *, out: Path, log: Any) -> dict[str, Any]:
         (out / "number").write_text("half")

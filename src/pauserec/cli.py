@@ -17,6 +17,7 @@ from pauserec.terminal import (
     one_line_warnings,
     quiet_libraries,
     recommendation_table,
+    say,
     say_nothing,
     show_examples,
     show_plan,
@@ -127,8 +128,7 @@ def recommend(
     from pauserec.inference import load
 
     names, wanted = histories.read(history, users)
-    if format_ is OutputFormat.parquet and output is None:
-        raise PauserecError("--format parquet needs --output FILE")
+    histories.check_output(format_.value, output)
     quiet_libraries()
     recommender = load(run, model)
     with one_line_warnings():
@@ -173,7 +173,7 @@ def evaluate(
     }
     for name, count in different.items():
         if count:
-            notes.print(f"{name}: {count} of {len(results[name].ranks)} ranks differ from the run's")
+            notes.print(Text(f"{name}: {count} of {len(results[name].ranks)} ranks differ from the run's"))
     if not any(different.values()):
         console.print("Every rank equals the one the run wrote.")
 
@@ -212,7 +212,7 @@ def export(
     from pauserec.export import export_run
 
     quiet_libraries()
-    console.print(f"wrote {export_run(run, folder, model)}")
+    say(f"wrote {export_run(run, folder, model)}")
 
 
 @data_app.command("check")
@@ -243,7 +243,7 @@ def export_data(
     from pauserec.data.exports import export as write
 
     for path in write(run / "dataset", folder, format_.value, name):
-        console.print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 @assets_app.command("list")
@@ -263,7 +263,7 @@ def fetch(name: Annotated[str, typer.Argument()]) -> None:
     from pauserec import assets
 
     quiet_libraries()
-    console.print(f"{name}: {assets.fetch(name)}")
+    say(f"{name}: {assets.fetch(name)}")
 
 
 def main() -> None:
@@ -295,4 +295,4 @@ def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
     fit = " and ".join(content["final_fit"])
     caption = f"test split, {content['data']['users']:,} users, seen items: {content['seen']}, final fit: {fit}"
     console.print(format_table(table_rows(recipe, content, tested), title=recipe.name, caption=caption))
-    console.print(f"report: {out / 'report.html'}")
+    say(f"report: {out / 'report.html'}")

@@ -68,7 +68,7 @@ def _chosen(source: Run, model: str | None) -> tuple[ModelTest, str]:
     recipe = source.recipe
     if not recipe.stages:
         raise RunError(f"{source.path}: its recipe trains no model, so there is nothing to export")
-    last = recipe.stages[-1].name
+    last = next((stage.name for stage in reversed(recipe.stages) if stage.kind != "pause_pretrain"), "base")
     rows = {entry.name: entry for entry in recipe.evaluation.models}
     if model is None:
         # The row that tests the stage as it was trained, if the table has one.
@@ -150,7 +150,11 @@ def _card(
             f"- Fingerprint: `{data['fingerprint']}`",
             "",
             "## Results",
-            *_results(test, content),
+            *(
+                _results(test, content)
+                if was_tested(recipe, test, stage)
+                else ["This model was not tested in the run."]
+            ),
             "",
             "## Prompt",
             "A history of two items, as the tokenizer decodes it. Item text is encoded apart from control tokens: a title",
@@ -188,10 +192,13 @@ _NORMALISERS = {
 }
 
 
+def was_tested(recipe: Recipe, test: ModelTest, stage: str) -> bool:
+    """Whether the row of this name tests this stage with these pauses."""
+    return any(entry.stage == stage and model_test(recipe, entry) == test for entry in recipe.evaluation.models)
+
+
 def _results(test: ModelTest, content: Mapping[str, Any]) -> Sequence[str]:
-    model = content["models"].get(test.name)
-    if model is None:
-        return ["This model was not tested in the run."]
+    model = content["models"][test.name]
     lines = [f"| split | users | {' | '.join(METRICS)} |", "|---|---|" + "---|" * len(METRICS)]
     for split in [split for split in ("validation", "test") if split in model]:
         values = " | ".join(f"{model[split][metric]:.4f}" for metric in METRICS)

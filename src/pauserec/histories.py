@@ -8,44 +8,62 @@ from typing import Any
 import orjson
 import polars as pl
 
+from pauserec.data.clean import BadValueError, clean_id
+from pauserec.data.tables import open_table
 from pauserec.errors import DataError
 from pauserec.records import Recommendations
 from pauserec.run import write_atomically
 
-READERS = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}
+COLUMNS = ("user_id", "item_id")
 
 
 def read(history: str | None, users: Path | None) -> tuple[list[str], list[list[str]]]:
     """Names and histories from `--history ID,ID` or a file with the columns user_id and item_id.
 
-    In the file item_id is one event per row, in time order, or a list. Raises DataError.
+    In the file item_id is one event per row, in time order, or a list. Ids are read as `prepare` reads them. Raises DataError.
     """
     if (history is None) == (users is None):
         raise DataError("give either --history ID,ID,... or --users FILE")
     if users is None:
         return ["history"], [ids(history or "")]
-    if users.suffix not in READERS:
-        raise DataError(f"--users {users}: the file must end in {', '.join(READERS)}")
-    try:
-        options = {"infer_schema": False} if users.suffix == ".csv" else {}
-        frame = READERS[users.suffix](users, **options)  # type: ignore[operator]
-    except FileNotFoundError:
-        raise DataError(f"--users {users}: no such file") from None
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"--users {users} cannot be read: {str(error).splitlines()[0]}") from None
-    missing = {"user_id", "item_id"} - set(frame.columns)
+    table = open_table(users, frozenset(COLUMNS))
+    missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
-        raise DataError(f"--users {users} lacks {', '.join(sorted(missing))}: it has {', '.join(frame.columns)}")
-    if isinstance(frame.schema["item_id"], pl.List):
-        frame = frame.explode("item_id", empty_as_null=True)
-    frame = frame.with_columns(pl.col("user_id", "item_id").cast(pl.String))
-    grouped = frame.group_by("user_id", maintain_order=True).agg(pl.col("item_id").drop_nulls())
-    return grouped["user_id"].to_list(), grouped["item_id"].to_list()
+        raise DataError(f"--users {users} lacks {', '.join(missing)}: it has {', '.join(table.columns)}")
+    found: dict[str, list[str]] = {}
+    for row in table.rows(COLUMNS):
+        try:
+            if row.problem:
+                raise BadValueError(row.problem)
+            user, items = row.values
+            history_of_user = found.setdefault(clean_id(user)[0], [])
+            history_of_user += [
+                clean_id(item)[0] for item in (items if isinstance(items, list) else [items]) if _given(item)
+            ]
+        except BadValueError as error:
+            raise DataError(f"--users {users}, line {row.line}: {error}; mend or remove the line") from None
+    return list(found), list(found.values())
+
+
+def _given(item: Any) -> bool:
+    """Whether a row names an item: a user without any still gets an answer."""
+    return item is not None and item != ""
 
 
 def ids(text: str) -> list[str]:
     """The ids of a comma-separated list."""
+    text = text.encode(errors="backslashreplace").decode()  # a terminal may hand over bytes that are no text
     return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def check_output(format_: str, output: Path | None) -> None:
+    """Raises DataError, before anything is computed, where the answers could not be written as asked."""
+    if format_ == "parquet" and output is None:
+        raise DataError("--format parquet needs --output FILE")
+    if output is not None and format_ == "table":
+        raise DataError("--output needs --format json or parquet: a table is for the terminal")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise DataError(f"--output {output}: there is no folder {output.parent}: make it first")
 
 
 def write(names: Sequence[str], found: Sequence[Recommendations], format_: str, output: Path | None) -> None:

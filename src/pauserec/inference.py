@@ -49,10 +49,15 @@ class TrainedRecommender:
         category: per history the category that every item must be of (None: any).
         Ids of a history that are not in the catalogue are dropped, with one warning that counts them; a history with none
         left gets the most popular items, marked `fallback="popularity"`. Fewer than k legal items: fewer are given,
-        marked. Raises RecipeError if k is not positive, a category is unknown or the lists differ in length.
+        marked. Raises RecipeError if k is not positive, a category is unknown, the lists differ in length or hold texts.
         """
         if k < 1:
             raise RecipeError(f"k is {k}: ask for at least 1 item")
+        for name, lists in (("histories", histories), ("allow", allow), ("deny", deny)):
+            if any(isinstance(ids, str) for ids in (lists or ())):
+                raise RecipeError(
+                    f"{name} holds a text where a list of ids belongs: write [['50', '181']], not ['50', '181']"
+                )
         offer = self._offer(len(histories), allow, deny, category)
         k_found = min(k, len(self._dataset.items))
         number_of = self._dataset.number_of
@@ -135,7 +140,7 @@ def load(run: str | Path, model: str | None = None, *, cache_bytes: int = 0) -> 
         raise RunError(f"{run} has no model {model!r}: choose one of {', '.join([*classical, *models]) or 'none'}")
     if model is None and not recipe.stages:
         raise RunError(f"{run}: its recipe trains no model, so there is nothing to recommend with")
-    last = recipe.stages[-1].name if recipe.stages else ""
+    last = next((stage.name for stage in reversed(recipe.stages) if stage.kind != "pause_pretrain"), "base")
     chosen = models[model] if model is not None else EvaluatedModel(name=last, stage=last)
     ids = SemanticIds.load(folder.finished("semantic_ids").path)
     recommender = model_test(recipe, chosen).recommender(folder.finished(chosen.stage), ids, dataset, cache_bytes)

@@ -14,7 +14,7 @@ def table_rows(recipe: Recipe, content: Mapping[str, Any], tested: Mapping[str, 
     stage_of = {model.name: model.stage for model in recipe.evaluation.models}
     for name, model in content["models"].items():
         if name in stage_of:
-            seconds = sum(content["stages"][stage]["seconds"] for stage in ancestry(recipe, stage_of[name]))
+            seconds = sum(content["stages"][step]["seconds"] for step in _trained(recipe, name))
         else:
             seconds = tested[name].summary["fit_seconds"]
         rows.append(TableRow(name, model["test"], seconds, model["decoding"]["ms_per_user"]))
@@ -48,12 +48,13 @@ def fit_of(recipe: Recipe, model: str) -> str:
     """The events a row's model was fitted on: "train" or "train+validation"."""
     if model in recipe.evaluation.baselines:
         return recipe.evaluation.final_fit
-    steps = {step.name: step for step in (*recipe.stages, *recipe.baselines)}
-    last = _trained(recipe, model)[-1:]
-    return str(getattr(steps.get(last[0]), "final_fit", "train")) if last else "train"
+    stage_of = {entry.name: entry.stage for entry in recipe.evaluation.models}
+    return recipe.fitted_on(stage_of.get(model, model))
 
 
 def _trained(recipe: Recipe, model: str) -> list[str]:
-    """The stages or the baseline behind a row, in order."""
+    """The stages or the baseline behind a row, in order; first the baseline that shaped its IDs."""
     stage_of = {entry.name: entry.stage for entry in recipe.evaluation.models}
-    return ancestry(recipe, stage_of[model]) if model in stage_of else [model]
+    over_ids = {*stage_of, *(baseline.name for baseline in recipe.over_ids)}
+    shaping = [recipe.embedder.baseline] if recipe.embedder.baseline and model in over_ids else []
+    return shaping + (ancestry(recipe, stage_of[model]) if model in stage_of else [model])

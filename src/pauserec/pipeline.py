@@ -18,7 +18,7 @@ from pauserec.config import (
     Recipe,
     Stage,
 )
-from pauserec.data.splits import load_dataset, prepare
+from pauserec.data.splits import load_dataset, prepare, raw_files
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, Seen
 from pauserec.inference import TrainedRecommender, load
@@ -62,10 +62,10 @@ def run(
 
     redo: steps to do again. on_step: told each step's name, and whether it was done already. Raises PauserecError.
     """
-    folder = Run.open(recipe, out, redo)
+    folder = Run.open(recipe, out, known_steps(recipe, redo))
     folder.on_step = on_step
 
-    dataset = folder.step("dataset", prepare, recipe.data)
+    dataset = folder.step("dataset", prepare, recipe.data, files=raw_files(recipe.data))
     tested = _counted(folder, dataset)
     for settings in recipe.over_items:
         tested[settings.name] = _baseline(folder, settings, dataset)
@@ -111,6 +111,14 @@ def _baseline(folder: Run, settings: Baseline, dataset: FinishedStep, *ids: Fini
     trained = folder.step(settings.name, train_baseline, job, dataset, *ids, collective=True)
     test = BaselineTest(name=settings.name, ranking=ranking_of(recipe), final_fit=settings.final_fit)
     return folder.step(f"test-{test.name}", check_trained, test, trained, dataset, collective=True)
+
+
+def known_steps(recipe: Recipe, redo: tuple[str, ...]) -> tuple[str, ...]:
+    """The steps to redo. Raises RunError if one is none of the recipe's."""
+    for name in redo:
+        if name not in recipe.steps:
+            raise RunError(f"--redo {name}: no step of this recipe, which are {', '.join(recipe.steps)}")
+    return redo
 
 
 def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:

@@ -14,8 +14,9 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from pauserec import assets
+from pauserec.baselines.popularity import fitting_sequences
 from pauserec.config import Baseline, BaselineJob, CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, Stage
-from pauserec.data.splits import load_dataset, prepare
+from pauserec.data.splits import load_dataset, prepare, raw_files
 from pauserec.llm.model import best_device, use_bfloat16
 from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.rate import matrix_rate
@@ -140,7 +141,7 @@ def _tokens(
     length = (implicit.history_length if implicit else None) or recipe.prompt.history_length
     form = Format(implicit.fields if implicit else (), implicit.pauses if implicit else 0, length)
     prompts = Prompts(tokenizer, vocabulary, ids, dataset.items, recipe.prompt, form)
-    samples = NextItemSamples(job_of(stage, recipe), prompts, dataset.training_sequences())  # type: ignore[arg-type]
+    samples = NextItemSamples(job_of(stage, recipe), prompts, fitting_sequences(dataset, stage.final_fit))  # type: ignore[arg-type]
     batches_ = samples.batches()
     targets = len(ids.sizes) * sum(1 for _ in dataset.users) * stage.epochs
     if stage.targets == "all" or stage.loss_on == "history":
@@ -187,19 +188,19 @@ class _Cost:
 
 def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
     """Every step and whether it stands finished in `out` already (its inputs being finished too)."""
-    from pauserec.pipeline import job_of
+    from pauserec.pipeline import job_of, known_steps
     from pauserec.results import BaselineTest, counted_test, model_test, ranking_of
 
-    run = Run(out, recipe, frozenset(redo))
+    run = Run(out, recipe, frozenset(known_steps(recipe, redo)))
     found: dict[str, FinishedStep | None] = {}
 
-    def look(name: str, settings: object, *inputs: str) -> None:
+    def look(name: str, settings: object, *inputs: str, files: tuple[Path, ...] = ()) -> None:
         steps = [found[step] for step in inputs]
         ready = [step for step in steps if step is not None]
-        done = len(ready) == len(steps) and run.is_done(name, settings, tuple(ready))  # type: ignore[arg-type]
+        done = len(ready) == len(steps) and run.is_done(name, settings, tuple(ready), files)  # type: ignore[arg-type]
         found[name] = run.finished(name) if done else None
 
-    look("dataset", recipe.data)
+    look("dataset", recipe.data, files=raw_files(recipe.data))
     for name in recipe.evaluation.baselines:
         look(f"test-{name}", counted_test(recipe, name), "dataset")
 

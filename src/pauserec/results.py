@@ -31,7 +31,7 @@ from pauserec.evaluation.ranks import SCHEMA, write_ranks
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, Recommender, Split
-from pauserec.run import MANIFEST, RECIPE, FinishedStep, Run, timed, write_atomically
+from pauserec.run import MANIFEST, RECIPE, FinishedStep, Run, file_hash, timed, write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 
 RESULT = "result.json"
@@ -117,7 +117,8 @@ def open_finished(path: Path) -> Run:
     # the file as it stands: parsed and dumped again, a newer version would add its new settings
     if recipe != hashlib.sha256((path / RECIPE).read_bytes()).hexdigest():
         raise RunError(f"{path} holds results of another recipe than its {RECIPE}: {remedy}")
-    run.expected = steps
+    manifests = content.get("manifests", {})
+    run.expected = {name: (fingerprint, manifests.get(name)) for name, fingerprint in steps.items()}
     return run
 
 
@@ -126,9 +127,7 @@ def made_from(run: Run) -> dict[str, Any]:
     return {
         "recipe_sha256": recipe_hash(run.recipe),
         "steps": {name: step.fingerprint for name, step in run.steps.items()},
-        "manifests": {
-            name: hashlib.sha256((step.path / MANIFEST).read_bytes()).hexdigest() for name, step in run.steps.items()
-        },
+        "manifests": {name: file_hash(step.path / MANIFEST) for name, step in run.steps.items()},
     }
 
 
@@ -169,7 +168,7 @@ def model_test(recipe: Recipe, model: EvaluatedModel) -> ModelTest:
         fields=implicit.fields if implicit else (),
         pauses=pauses if model.pauses is None else model.pauses,
         history_length=length or recipe.prompt.history_length,
-        final_fit=getattr(stage, "final_fit", "train"),
+        final_fit=recipe.fitted_on(model.stage),
     )
 
 

@@ -1,6 +1,7 @@
 """The run folder: one folder per step, each finished by a manifest that is written last.
 
-A step's fingerprint covers its settings and the fingerprints of its inputs, so an unrelated change redoes nothing.
+A step's fingerprint covers its settings and the fingerprints of its inputs, so an unrelated change redoes nothing. A manifest
+also says what the inputs and raw files held, so a step whose input was made anew with other content is done again.
 While a step runs, its folder is `STEP.partial`; an interrupted step finds its own checkpoints there again.
 Of several processes, the first one writes; the others take part in collective steps and wait for all others.
 """
@@ -24,6 +25,8 @@ from pauserec.errors import RunError
 MANIFEST = "manifest.json"
 STARTED = "started.json"
 RECIPE = "recipe.toml"
+WATCHING = "tensorboard"
+"""Folder within a step for what only watches it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class FinishedStep:
     fingerprint: str
     summary: dict[str, Any]
     """What the step reported of itself (seconds, tokens, trainable_parameters, ...)."""
+    content: str = ""
+    """Hash of its files, those left out that only watch the step."""
 
 
 StepFunction = Callable[..., dict[str, Any] | None]
@@ -49,8 +54,8 @@ class Run:
         self.recipe = recipe
         self._redo = set(redo)
         self.steps: dict[str, FinishedStep] = {}
-        self.expected: dict[str, str] | None = None
-        """Fingerprints that finished steps must have, where the folder is only read."""
+        self.expected: dict[str, tuple[str, str | None]] | None = None
+        """Fingerprints, and hashes of manifests, that finished steps must have, where the folder is only read."""
         self.on_step: Callable[[str, bool], None] = lambda name, done: None
         """Told each step's name before it runs, and whether it is done already."""
 
@@ -86,13 +91,16 @@ class Run:
         }
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
-    def is_done(self, name: str, settings: Settings | None, inputs: tuple[FinishedStep, ...]) -> bool:
-        """Whether the step stands finished in the folder, made from just these settings and inputs."""
+    def is_done(
+        self, name: str, settings: Settings | None, inputs: tuple[FinishedStep, ...], files: tuple[Path, ...] = ()
+    ) -> bool:
+        """Whether the step stands finished in the folder, made from just these settings, inputs and raw files."""
         manifest = self._manifest(name)
         return (
             name not in self._redo
             and manifest is not None
             and manifest["fingerprint"] == self.fingerprint(name, settings, inputs)
+            and _agree(manifest.get("inputs"), _contents(inputs, files))
         )
 
     def step(
@@ -102,20 +110,21 @@ class Run:
         settings: Settings | None,
         *inputs: FinishedStep,
         collective: bool = False,
+        files: tuple[Path, ...] = (),
     ) -> FinishedStep:
         """Do the step unless it is done; give back its folder and fingerprint.
 
-        collective: all processes do it together, and it sees to it that only the first one writes.
+        collective: all processes do it together, and it sees to it that only the first one writes. files: raw files it reads.
         """
-        done = parallel.agree(lambda: self.is_done(name, settings, inputs))
+        done = parallel.agree(lambda: self.is_done(name, settings, inputs, files))
         self.on_step(name, done)
         if not done:
             partial = self.path / f"{name}.partial"
             if parallel.is_main():
-                self._open(partial, self.fingerprint(name, settings, inputs))
+                self._open(name, partial, self.fingerprint(name, settings, inputs), _contents(inputs, files))
             parallel.wait()
             if parallel.is_main():
-                self._do(partial, function, settings, inputs)
+                self._do(name, partial, function, settings, inputs)
             elif collective:
                 function(settings, *inputs, out=partial, log=lambda **_: None)
             parallel.wait()
@@ -130,10 +139,11 @@ class Run:
         manifest = self._manifest(name)
         if manifest is None:
             raise RunError(f"{self.path} has no finished step {name!r}: run `pauserec run {self.path / RECIPE}` first")
-        if self.expected is not None and self.expected.get(name) != manifest["fingerprint"]:
+        if self.expected is not None and not self._is_expected(name, manifest["fingerprint"]):
             raise RunError(f"step {name!r} of {self.path} was redone since its results: run its {RECIPE} again")
         verify(self.path / name, manifest["files"])
-        step = FinishedStep(name, self.path / name, manifest["fingerprint"], manifest["summary"])
+        content = _content(manifest["files"])
+        step = FinishedStep(name, self.path / name, manifest["fingerprint"], manifest["summary"], content)
         self.steps[name] = step
         return step
 
@@ -143,32 +153,42 @@ class Run:
         with (self.path / "log.jsonl").open("ab") as file:
             file.write(line + b"\n")
 
-    def _open(self, partial: Path, fingerprint: str) -> None:
+    def _is_expected(self, name: str, fingerprint: str) -> bool:
+        wanted, manifest = (self.expected or {}).get(name, ("", None))
+        return wanted == fingerprint and manifest in (None, file_hash(self.path / name / MANIFEST))
+
+    def _open(self, name: str, partial: Path, fingerprint: str, contents: dict[str, str]) -> None:
         """Make the folder of a step that begins, or go on in that of the same step, interrupted."""
         started = _read_json(partial / STARTED)
-        if partial.exists() and (partial.stem in self._redo or started.get("fingerprint") != fingerprint):
+        same = started.get("fingerprint") == fingerprint and _agree(started.get("inputs"), contents)
+        if partial.exists() and (name in self._redo or not same):
             shutil.rmtree(partial)
             started = {}
         partial.mkdir(exist_ok=True)
-        content = {"fingerprint": fingerprint, "seconds": float(started.get("seconds", 0.0))}
+        content = {"fingerprint": fingerprint, "inputs": contents, "seconds": float(started.get("seconds", 0.0))}
         write_atomically(partial / STARTED, orjson.dumps(content))
 
     def _do(
-        self, partial: Path, function: StepFunction, settings: Settings | None, inputs: tuple[FinishedStep, ...]
+        self,
+        name: str,
+        partial: Path,
+        function: StepFunction,
+        settings: Settings | None,
+        inputs: tuple[FinishedStep, ...],
     ) -> None:
-        name, started = partial.stem, partial / STARTED
+        started = partial / STARTED
         before = orjson.loads(started.read_bytes())
-        fingerprint, spent = before["fingerprint"], before["seconds"]
+        made_from, spent = {key: before[key] for key in ("fingerprint", "inputs")}, before["seconds"]
         begin = time.perf_counter()
         try:
             summary = function(settings, *inputs, out=partial, log=lambda **values: self.log(name, **values)) or {}
         finally:  # what an interrupted attempt took counts too, unless it was killed
             seconds = round(spent + time.perf_counter() - begin, 3)
-            write_atomically(started, orjson.dumps({"fingerprint": fingerprint, "seconds": seconds}))
+            write_atomically(started, orjson.dumps(made_from | {"seconds": seconds}))
         started.unlink()
         # an attempt that was killed could not say what it took, but the checkpoint it left knows
         summary = {"seconds": max(seconds, summary.get("training_seconds", 0.0)), **summary}
-        manifest = {"fingerprint": fingerprint, "summary": summary, "files": hashes(partial)}
+        manifest = made_from | {"summary": summary, "files": hashes(partial)}
         write_atomically(partial / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
         final = self.path / name
         if final.exists():
@@ -193,7 +213,7 @@ def hashes(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_hash(path)
         result[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": digest}
     return result
 
@@ -206,9 +226,31 @@ def verify(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
             raise RunError(f"{path} is missing: redo the step with --redo {folder.name}")
         if path.stat().st_size != expected["size"]:
             raise RunError(f"{path} was truncated or changed: redo the step with --redo {folder.name}")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                raise RunError(f"{path} was changed: redo the step with --redo {folder.name}")
+        if file_hash(path) != expected["sha256"]:
+            raise RunError(f"{path} was changed: redo the step with --redo {folder.name}")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _contents(inputs: tuple[FinishedStep, ...], files: tuple[Path, ...]) -> dict[str, str]:
+    """What a step is made from, by name. A raw file that is gone says nothing."""
+    return {step.name: step.content for step in inputs if step.content} | {
+        f"file:{path.name}": file_hash(path) for path in files if path.is_file()
+    }
+
+
+def _content(files: Mapping[str, Mapping[str, Any]]) -> str:
+    kept = {name: entry["sha256"] for name, entry in files.items() if WATCHING not in Path(name).parts}
+    return hashlib.sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _agree(recorded: Mapping[str, str] | None, found: Mapping[str, str]) -> bool:
+    """Whether all that was written down (earlier versions wrote nothing) and is still there is as it was."""
+    return all(found.get(name, content) == content for name, content in (recorded or {}).items())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

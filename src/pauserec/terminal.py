@@ -19,6 +19,11 @@ console = Console()
 notes = Console(stderr=True)
 
 
+def say(text: str) -> None:
+    """A line as it is: paths and names are no markup, and are not broken."""
+    console.print(Text(text), soft_wrap=True)
+
+
 def announce(name: str, done: bool) -> None:
     notes.print(Text(f"{'✓' if done else '▸'} {name}", style="dim" if done else "bold"))
 
@@ -44,7 +49,7 @@ def show_plan(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
     plan = make_plan(recipe, out, redo)
     console.print(Text(recipe.dump()))
     console.print(plan.table())
-    console.print(plan.totals())
+    console.print(Text(plan.totals()))
 
 
 def recommendation_table(name: str, result: "Recommendations", recommender: "TrainedRecommender") -> Table:

@@ -9,7 +9,7 @@ import pytest
 
 from pauserec.data.exports import export, recbole
 from pauserec.data.splits import load_dataset
-from pauserec.errors import RunError
+from pauserec.errors import DataError, RunError
 from pauserec.records import Dataset, Item
 
 
@@ -51,6 +51,19 @@ def test_rectools_frames_name_the_split(tiny_run: Path, tmp_path: Path) -> None:
     last = ordered.group_by("user_id", maintain_order=True).last()
     assert (last["split"] == "test").all()
     assert items["item_id"].to_list() == [item.item_id for item in dataset.items]
+
+
+@pytest.mark.parametrize("name", ["../out", "", "a/b"])
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="--name"):
+        recbole(Dataset((Item("a"),), ("u",), (np.zeros(3, np.int64),), ""), tmp_path / "to", name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ids_that_recbole_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    dataset = Dataset((Item("a"),), ("u 1", "u  1"), (np.zeros(3, np.int64),) * 2, "")
+    with pytest.raises(DataError, match="two users differ in whitespace alone"):
+        recbole(dataset, tmp_path, "d")
 
 
 def test_a_run_without_data_is_named(tmp_path: Path) -> None:

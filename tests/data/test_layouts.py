@@ -62,6 +62,14 @@ def test_categories_come_as_paths_labels_or_text(tmp_path: Path, value: object, 
     assert read_raw(DataConfig(source=str(tmp_path))).items["a"].categories == labels
 
 
+def test_a_category_separator_of_ones_own_counts_in_every_layout(tmp_path: Path) -> None:
+    (tmp_path / "d.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1\n")
+    (tmp_path / "d.item").write_text("item_id:token\tgenre:token_seq\na\tSci-Fi Film|Action Film\n")
+    for separator, labels in (("|", ("Sci-Fi Film", "Action Film")), (" > ", ("Sci-Fi", "Film|Action", "Film"))):
+        raw = read_raw(DataConfig(source=str(tmp_path), category_separator=separator))
+        assert raw.items["a"].categories == labels
+
+
 def test_the_first_title_column_that_is_not_empty_counts(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
     item = {"item_id": "a", "title_clean": None, "title": " ", "pseudo_title": "words"}

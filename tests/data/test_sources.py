@@ -204,6 +204,33 @@ def test_quoted_newlines_are_one_row_and_an_open_quote_swallows_nothing(tmp_path
     assert reasons(raw) == [(4, "bad quoting")]
 
 
+def test_a_stray_quote_that_meets_another_swallows_nothing(tmp_path: Path) -> None:
+    raw = read(tmp_path, HEADER + 'u,a,"1\nu,b,2\nu,c,3"\nu,d,4\n')
+    assert reasons(raw)[0] == (2, "bad quoting")
+    assert {"b", "d"} <= set(raw.events["item_id"])
+
+
+def test_a_row_over_several_lines_is_counted(tmp_path: Path) -> None:
+    raw = read(tmp_path, HEADER + "u,a,1\n", 'item_id,title\na,"two\nlines"\n')
+    assert dict(raw.item_counts.as_dict())["repairs"] == {"quoted over several lines": 1, "whitespace normalised": 1}
+
+
+def test_a_parquet_time_outside_the_calendar_is_one_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "interactions.parquet"
+    for dtype, far in ((pl.Datetime("us"), 4 * 10**18), (pl.Datetime("ms"), 4 * 10**15), (pl.Date, 2 * 10**8)):
+        times = pl.Series([0, far, None], dtype=pl.Int64 if dtype != pl.Date else pl.Int32).cast(dtype)
+        pl.DataFrame({"user_id": ["u"] * 3, "item_id": ["a", "b", "c"], "timestamp": times}).write_parquet(path)
+        raw = read_raw(DataConfig(interactions=str(path)))
+        assert raw.events["item_id"].to_list() == ["a"]
+        assert reasons(raw) == [(2, "unreadable timestamp"), (3, "missing timestamp")]
+
+
+def test_orders_of_nineteen_digits_keep_every_digit(tmp_path: Path) -> None:
+    rows = "".join(f"u,{item},{1_600_000_000_000_000_000 + n}\n" for n, item in enumerate("abcdefgh"))
+    raw = read(tmp_path, "user_id,item_id,order\n" + rows, None)
+    assert raw.events.sort("time")["item_id"].to_list() == list("abcdefgh")
+
+
 def test_rows_with_too_few_or_too_many_fields(tmp_path: Path) -> None:
     raw = read(tmp_path, HEADER + "u,a\nu,a,1,2\nu,a,1\n")
     assert reasons(raw) == [(2, "wrong number of fields"), (3, "wrong number of fields")]

@@ -48,11 +48,28 @@ def test_events_are_sorted_by_time() -> None:
 
 
 def test_days_are_kept_beside_the_items() -> None:
-    day = 86_400
-    dataset = prepared([("u", "a", 3 * day), ("u", "b", day), ("u", "c", 3 * day - 1), ("u", "d", 3 * day + 5)])
+    first, day = 10_000, 86_400
+    times = [("a", 3 * day), ("b", day), ("c", 3 * day - 1), ("d", 3 * day + 5)]
+    dataset = prepared([("u", item, first * day + time) for item, time in times])
     assert names(dataset) == ["b", "c", "a", "d"]
     assert dataset.days is not None
-    assert [days.tolist() for days in dataset.days] == [[1, 2, 3, 3]]
+    assert [[day - first for day in days.tolist()] for days in dataset.days] == [[1, 2, 3, 3]]
+
+
+@pytest.mark.parametrize("times", [(1, 2, 3), (20140101, 20140115, 20140131)])
+def test_positions_and_dates_in_digits_have_an_order_but_no_day(times: tuple[int, ...]) -> None:
+    dataset = prepared([("u", item, time) for item, time in zip("abc", times, strict=True)])
+    assert names(dataset) == ["a", "b", "c"]
+    assert dataset.days is None
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_small_core_is_a_core_after_short_users_have_left(k: int) -> None:
+    long = [(user, item, time) for user in "uv" for time, item in enumerate("pqr")]
+    dataset = prepared([*long, ("s", "x", 1), ("s", "y", 2), ("t", "x", 1), ("u", "x", 9)], min_interactions=k)
+    counts = np.bincount(np.concatenate(dataset.sequences))
+    assert counts.min() >= k
+    assert min(map(len, dataset.sequences)) >= 3
 
 
 def test_without_times_there_are_no_days(tmp_path: Path) -> None:

@@ -218,3 +218,11 @@ def test_shared_ids_are_refused() -> None:
 def test_keys_beyond_63_bits_are_refused() -> None:
     with pytest.raises(SemanticIdError, match="63 bits"):
         Catalogue.build(np.zeros((1, 5), dtype=np.int64), (65536,) * 5)
+
+
+@pytest.mark.parametrize("added", [[1], [5, 5]])
+def test_an_item_cannot_stand_in_the_catalogue_twice(added: list[int]) -> None:
+    catalogue = Catalogue.build(np.array([[0, 0], [0, 1]]), (2, 2))
+    codes = np.array([[1, 0], [1, 1]])[: len(added)]
+    with pytest.raises(SemanticIdError, match="stands in the catalogue"):
+        catalogue.with_items(codes, np.array(added))

@@ -2,13 +2,14 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from pauserec.config.baselines import Baseline, TigerConfig
 from pauserec.config.settings import (
+    NAME,
     DataConfig,
     DecodingConfig,
     EmbedderConfig,
@@ -26,12 +27,13 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 OWN_STEPS, TEST_STEP = ("dataset", "vectors", "semantic_ids", "base"), "test-"
 """Steps of every run, and how those begin that test a model."""
+PAUSES = "pause_pretrain"
 
 
 class Recipe(Settings):
     """A whole run, top to bottom."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$")
+    name: str = Field(pattern=NAME, max_length=100)
     """Name of the recipe, and of the run folder unless --out is given."""
     data: DataConfig = DataConfig()
     embedder: EmbedderConfig = EmbedderConfig()
@@ -46,25 +48,11 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _references(self) -> Self:
-        known = {"base"}
-        for stage in self.stages:
-            for start in stage.starts_from:
-                if start not in known:
-                    raise ValueError(f"stage {stage.name!r} starts from {start!r}; known before it: {sorted(known)}")
-            if stage.name in known - {"base"}:
-                raise ValueError(f"two stages are named {stage.name!r}")
-            if getattr(stage, "final_fit", None) == "train":
-                self._check_strict(stage)
-            known.add(stage.name)
-        for model in self.evaluation.models:
-            if model.stage not in known:
-                raise ValueError(
-                    f"evaluation.models {model.name!r} names stage {model.stage!r}; known: {sorted(known)}"
-                )
-        for baseline in self.over_ids:
-            if baseline.final_fit == "train":
-                self._check_strict(baseline)
+        self._check_starts()
         self._check_names()
+        for entry in (*self.stages, *self.over_ids):
+            if getattr(entry, "final_fit", None) == "train":
+                self._check_strict(entry)
         if self.embedder.baseline not in {None, *(baseline.name for baseline in self.over_items)}:
             raise ValueError(
                 f"embedder.baseline {self.embedder.baseline!r} is no entry of [[baselines]] over items: add it there"
@@ -74,6 +62,27 @@ class Recipe(Settings):
                 f"decoding.beams ({self.decoding.beams}) must be at least evaluation.top_k ({self.evaluation.top_k})"
             )
         return self
+
+    def _check_starts(self) -> None:
+        """Raises ValueError where a stage or a row starts from something that is not there, or is no model."""
+        kinds = {"base": "base"}
+        for stage in self.stages:
+            for start in stage.starts_from:
+                if start not in kinds:
+                    raise ValueError(f"stage {stage.name!r} starts from {start!r}; known before it: {sorted(kinds)}")
+            *models, rows = stage.starts_from if stage.kind == "implicit_sft" else (*stage.starts_from, None)
+            for start in models:
+                if start is not None and kinds[start] == PAUSES:
+                    raise ValueError(f"stage {stage.name!r} starts from {start!r}, which trains a pause row, no model")
+            if rows is not None and kinds[rows] != PAUSES:
+                raise ValueError(f"stage {stage.name!r} takes its pause row from {rows!r}: name a {PAUSES} stage")
+            if stage.name in kinds and stage.name != "base":
+                raise ValueError(f"two stages are named {stage.name!r}")
+            kinds[stage.name] = stage.kind
+        for model in self.evaluation.models:
+            if model.stage not in kinds or kinds[model.stage] == PAUSES:
+                known = sorted(name for name, kind in kinds.items() if kind != PAUSES)
+                raise ValueError(f"evaluation.models {model.name!r} names stage {model.stage!r}; known: {known}")
 
     def _check_names(self) -> None:
         """Raises ValueError where two rows of the table, or two steps of the run, would have one name."""
@@ -86,18 +95,46 @@ class Recipe(Settings):
             if name in stages or name in rows or baselines.count(name) > 1:
                 raise ValueError(f"baseline {name!r} has the name of something else: choose another")
         for name in rows:
+            if name.endswith(".partial"):
+                raise ValueError(f"evaluation.models {name!r} has the name of an unfinished step: choose another")
             if rows.count(name) > 1:
                 raise ValueError(f"two rows of the table are named {name!r}: call one of evaluation.models otherwise")
 
     def _check_strict(self, stage: Stage | TigerConfig) -> None:
         """Raises ValueError if what a strict stage or baseline starts from, or its IDs, have seen validation events."""
-        fits = {entry.name: getattr(entry, "final_fit", "train") for entry in (*self.stages, *self.baselines)}
-        for name in (*getattr(stage, "starts_from", ()), self.embedder.baseline):
-            if name and fits.get(name) == "train+validation":
+        for entry in self._behind(stage.name):
+            if getattr(entry, "final_fit", "train") == "train+validation":
                 raise ValueError(
-                    f"{stage.name!r} has final_fit = 'train' but builds on {name!r}, which has 'train+validation': give "
-                    "both the same"
+                    f"{stage.name!r} has final_fit = 'train' but builds on {entry.name!r}, which has 'train+validation': "
+                    "give both the same"
                 )
+
+    def _behind(self, name: str) -> list[Stage | Baseline]:
+        """The stage or baseline, all that it goes back to, and the baseline behind its IDs."""
+        entries = {entry.name: entry for entry in (*self.stages, *self.baselines)}
+        open_ = [name]
+        if self.embedder.baseline and name not in {baseline.name for baseline in self.over_items}:
+            open_.append(self.embedder.baseline)
+        found: dict[str, Stage | Baseline] = {}
+        while open_:
+            entry = entries.get(open_.pop())
+            if entry is not None and entry.name not in found:
+                found[entry.name] = entry
+                open_ += getattr(entry, "starts_from", ())
+        return list(found.values())
+
+    def fitted_on(self, name: str) -> Literal["train", "train+validation"]:
+        """The events that a stage or baseline, what it goes back to and what made its IDs were fitted on, together."""
+        fits = {getattr(entry, "final_fit", "train") for entry in self._behind(name)}
+        return "train+validation" if "train+validation" in fits else "train"
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Names of all steps a run of this recipe can have."""
+        trained = [entry.name for entry in (*self.stages, *self.baselines)]
+        rows = [*self.evaluation.baselines, *(model.name for model in self.evaluation.models)]
+        rows += [baseline.name for baseline in self.baselines]
+        return (*OWN_STEPS, *trained, *(TEST_STEP + row for row in rows))
 
     @property
     def over_items(self) -> tuple[Baseline, ...]:
@@ -150,8 +187,8 @@ def _read(recipe: str | Path) -> dict[str, Any]:
             raise RecipeError(f"no recipe {recipe!r}: give a .toml file or one of {', '.join(shipped_recipes())}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"no recipe file {path}: check the path") from None
+    except OSError as error:
+        raise RecipeError(f"no recipe file {path} ({error.strerror}): check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from None
 
@@ -177,7 +214,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     node: Any = raw
     for depth, part in enumerate(parents):
         if isinstance(node, list):
-            node = next((entry for entry in node if entry.get("name") == part), None)
+            node = next((e for e in node if isinstance(e, dict) and e.get("name") == part), None)
         else:
             node = node.setdefault(part, {})
         if not isinstance(node, dict | list):

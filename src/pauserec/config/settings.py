@@ -1,6 +1,7 @@
 """Settings of everything but the stages. Frozen, bounded, unknown keys refused."""
 
-from typing import Annotated, Any, Literal, Self
+from math import prod
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
@@ -9,7 +10,18 @@ from pydantic.config import JsonDict
 class Settings(BaseModel):
     """Base of all settings: immutable, no unknown keys, no silent conversion from text to numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, content: Any) -> Any:
+        for name, value in content.items() if isinstance(content, dict) else ():
+            kind = cls.model_fields[name].annotation if name in cls.model_fields else None
+            if isinstance(value, str | bool) and not {int, float}.isdisjoint({kind, *get_args(kind)}):
+                raise ValueError(f"{name} is a number, not {value!r}")
+        return content
 
     def identity(self) -> dict[str, Any]:
         """What tells these settings from others: all of them, but later ones that nobody has changed."""
@@ -26,6 +38,8 @@ class Settings(BaseModel):
         return content
 
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"
+"""What may become the name of a folder."""
 LATER: JsonDict = {"later": True}
 """Marks (`json_schema_extra`) a setting that came after runs were made: at its default it leaves their fingerprints as they
 were, so that an upgrade does nothing again. Such a default must never change."""
@@ -124,7 +138,7 @@ class QuantizerConfig(Settings):
     """Learning rate (rqvae)."""
     batch_size: int = Field(default=1024, ge=1)
     """Items per step (rqvae)."""
-    hidden: tuple[int, ...] = (512, 256)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (512, 256)
     """Widths of the encoder's hidden layers (rqvae); the decoder mirrors them."""
     latent: int = Field(default=64, ge=1)
     """Width of the quantized vector (rqvae)."""
@@ -137,6 +151,8 @@ class QuantizerConfig(Settings):
     def _levels(self) -> Self:
         if not 1 <= len(self.codebook_sizes) <= 8:
             raise ValueError("codebook_sizes needs 1 to 8 levels")
+        if prod(self.codebook_sizes) >= 2**63:
+            raise ValueError("codebook_sizes make IDs of more than 63 bits: use fewer levels or smaller codebooks")
         return self
 
 
@@ -199,8 +215,8 @@ class DecodingConfig(Settings):
 class EvaluatedModel(Settings):
     """One row of the table that comes from a checkpoint."""
 
-    name: str
-    """Name of the row."""
+    name: str = Field(pattern=NAME, max_length=100)
+    """Name of the row, which is part of a folder's."""
     stage: str
     """Stage whose checkpoint is tested."""
     pauses: int | None = Field(default=None, ge=0, le=64)

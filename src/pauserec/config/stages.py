@@ -1,8 +1,8 @@
 """Settings of the training stages, and what each stage depends on besides."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pauserec.config.settings import LATER, DecodingConfig, PromptConfig, Settings
 
@@ -21,7 +21,7 @@ class LoraSettings(Settings):
 class TrainingSettings(Settings):
     """What every stage can set."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_\-]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_\-]*$", max_length=100)
     """Name of the stage: its folder, and what other stages refer to."""
     epochs: float = Field(gt=0)
     """Passes over the data; a fraction stops within one."""
@@ -129,6 +129,12 @@ class _NextItem(ValidatedSettings, LanguageTraining):
     """Dropout on what each layer's attention and feed-forward part add, for small data and many epochs."""
     history_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Leave each item out of a training history with this probability, drawn anew each epoch (its first item stays)."""
+
+    @model_validator(mode="after")
+    def _ends_have_a_level(self) -> Self:
+        if self.loss_on_end and self.softmax == "codebook":
+            raise ValueError('loss_on_end needs softmax = "full": begin and end tokens are codes of no level')
+        return self
 
 
 class SftConfig(_NextItem):

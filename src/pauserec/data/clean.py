@@ -11,7 +11,7 @@ EXACT_FLOAT = 2**53
 """Above this a float no longer holds every whole number."""
 MAX_CATEGORIES = 32
 MAX_ID_CHARS = 512
-_REMOVED = re.compile(r"[\ud800-\udfff\x00-\x08\x0e-\x1b\x7f]")
+_REMOVED = re.compile(r"[\ud800-\udfff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = ((10**11, 10**9, "seconds"), (10**14, 10**6, "milliseconds"), (10**17, 10**3, "microseconds"))
 _MAX_NANOSECONDS = 2**63 - 1
@@ -146,7 +146,7 @@ def clean_order(value: Any) -> int | float | None:
         if text.lower() in MISSING_WORDS:
             return None
         try:
-            value = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else float(text)
+            value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else float(text)
         except ValueError:
             raise BadValueError("unreadable order") from None
     if isinstance(value, float):

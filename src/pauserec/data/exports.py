@@ -4,13 +4,15 @@ Times are not kept: the position in the history stands in for them, so that "the
 everywhere.
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
+from pauserec.config.settings import NAME
 from pauserec.data.splits import load_dataset
-from pauserec.errors import RunError
+from pauserec.errors import DataError, RunError
 from pauserec.records import Dataset
 from pauserec.run import write_atomically
 
@@ -22,6 +24,13 @@ def recbole(dataset: Dataset, folder: Path, name: str) -> list[Path]:
 
     They are meant for `eval_args: {split: {LS: valid_and_test}, order: TO, mode: full}`.
     """
+    if not re.fullmatch(NAME, name):
+        raise DataError(f"--name {name!r}: take letters, digits, dots, hyphens and underscores")
+    for what, ids in (("users", dataset.users), ("items", [item.item_id for item in dataset.items])):
+        if len({_field(text) for text in ids}) < len(ids):
+            raise DataError(
+                f"two {what} differ in whitespace alone, which these files cannot hold: export for RecTools"
+            )
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     events = ["user_id:token\titem_id:token\ttimestamp:float"]
@@ -75,7 +84,10 @@ def rectools(dataset: Dataset, folder: Path) -> list[Path]:
 
 
 def export(dataset_folder: Path, folder: Path, form: str, name: str) -> list[Path]:
-    """Write the prepared data set of a run's "dataset" step in the form "recbole" or "rectools". Raises RunError."""
+    """Write the prepared data set of a run's "dataset" step in the form "recbole" or "rectools".
+
+    Raises RunError, DataError.
+    """
     if not dataset_folder.is_dir():
         raise RunError(f"{dataset_folder} is missing: run a recipe up to its dataset first (`pauserec run RECIPE`)")
     dataset = load_dataset(dataset_folder)

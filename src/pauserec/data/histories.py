@@ -43,22 +43,27 @@ def build_histories(
     repeated = before - events.height
     inside = k_core(_numbers(events["user_id"]), _numbers(events["item_id"]), k)
     core = events.filter(pl.Series(inside, dtype=pl.Boolean))
-    left = core.filter(pl.len().over("user_id") >= SHORTEST)
-    short = core["user_id"].n_unique() - left["user_id"].n_unique()
+    long = core.filter(pl.len().over("user_id") >= SHORTEST)
+    short = core["user_id"].n_unique() - long["user_id"].n_unique()
+    # a k below three may have lost items' events with the short users: filter what is left once more
+    left = long.filter(
+        pl.Series(k_core(_numbers(long["user_id"]), _numbers(long["item_id"]), k, SHORTEST), dtype=pl.Boolean)
+    )
     kept = [name for name in ("user_id", "item_id", "day") if name in left.columns]
-    return Histories(left.select(kept), tied, repeated, events.height - core.height, short)
+    outside = events.height - core.height + long.height - left.height
+    return Histories(left.select(kept), tied, repeated, outside, short)
 
 
-def k_core(users: IntArray, items: IntArray, k: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Events left when users and items with fewer than k are dropped until none is: bool [n].
+def k_core(users: IntArray, items: IntArray, k: int, shortest: int = 1) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Events left when users and items with fewer than k, and users with fewer than `shortest`, are dropped until none is.
 
-    users, items: int64 [n], numbers from 0.
+    users, items: int64 [n], numbers from 0. Gives bool [n].
     """
     keep = np.ones(len(users), dtype=bool)
     while keep.any():
         per_user = np.bincount(users[keep], minlength=int(users.max()) + 1)
         per_item = np.bincount(items[keep], minlength=int(items.max()) + 1)
-        still = keep & (per_user[users] >= k) & (per_item[items] >= k)
+        still = keep & (per_user[users] >= max(k, shortest)) & (per_item[items] >= k)
         if still.sum() == keep.sum():
             break
         keep = still

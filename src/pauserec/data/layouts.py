@@ -99,8 +99,10 @@ def open_items(path: Path, config: DataConfig) -> tuple[Table, ItemLayout]:
     literals = config.format in ("auto", "amazon2014")
     table = open_table(path, _known(config), config.delimiter, literals=literals)
     name = _layout_name(table, config, config.item_columns.item)
-    default, given = ItemColumns(), config.item_columns
-    known = _ITEMS.get(name, ItemLayout(given.item, given.title, given.categories, config.category_separator))
+    default, given, separator = ItemColumns(), config.item_columns, config.category_separator
+    known = _ITEMS.get(name, ItemLayout(given.item, given.title, given.categories, separator))
+    if separator != DataConfig().category_separator:
+        known = replace(known, separator=separator)
     layout = replace(
         known,
         item=known.item if given.item == default.item else given.item,

@@ -23,6 +23,8 @@ DUPLICATE_EVENT, UNKNOWN_ITEM = "duplicate event", "unknown item"
 TIME_IGNORED = "timestamp left out (the order column counts)"
 DAY = 86_400 * 10**9
 """Nanoseconds."""
+FIRST_DAY = 7305
+"""1990-01-01, in days since 1970: what reads as earlier is a position or a date in digits, right in its order alone."""
 OrderedBy = Literal["order", "timestamp", "file"]
 
 
@@ -90,7 +92,9 @@ def _read_events(
             "item_id": pl.Series(read.item, dtype=pl.String),
             "time": pl.Series(key, dtype=pl.Int64 if whole else pl.Float64, strict=False),
             "line": pl.Series(read.line, dtype=pl.Int64),
-            "day": pl.Series([None if t is None else t // DAY for t in read.time], dtype=pl.Int64),
+            "day": pl.Series(
+                [None if t is None or t < FIRST_DAY * DAY else t // DAY for t in read.time], dtype=pl.Int64
+            ),
             "reason": pl.Series(problems, dtype=pl.String),
             "repair": pl.Series(read.repair, dtype=pl.String),
             "ignored": pl.Series(ignored, dtype=pl.Boolean),

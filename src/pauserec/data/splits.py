@@ -17,6 +17,7 @@ from polars.exceptions import PanicException, PolarsError
 
 from pauserec.config import DataConfig
 from pauserec.data.histories import Histories, build_histories, id_hash
+from pauserec.data.layouts import find_files
 from pauserec.data.quarantine import write_quarantine
 from pauserec.data.sources import Raw, read_raw
 from pauserec.errors import DataError
@@ -50,6 +51,13 @@ def prepare(config: DataConfig, *, out: Path, log: Callable[..., None]) -> dict[
     write_atomically(out / REPORT, orjson.dumps(report | summary, option=orjson.OPT_INDENT_2))
     log(event="prepared", **summary)
     return summary
+
+
+def raw_files(config: DataConfig) -> tuple[Path, ...]:
+    """The user's own files that `prepare` would read; none where a data set is known by name. Raises DataError."""
+    if config.interactions is None and not Path(config.source).expanduser().exists():
+        return ()
+    return tuple(path for path in find_files(config) if path is not None)
 
 
 def load_dataset(path: Path) -> Dataset:

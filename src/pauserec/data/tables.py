@@ -30,6 +30,7 @@ SAMPLE_ROWS = 1000
 _SHOW_PROGRESS_FROM = 4_000_000
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 NOT_UTF8 = "line is not UTF-8"
+SEVERAL_LINES = "quoted over several lines"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,17 +189,21 @@ def _delimited_rows(table: Table, places: Sequence[int]) -> Iterator[Row]:
         if "\0" in text:
             text, repair = text.replace("\0", ""), "NUL removed"
         quoted = table.quoted and '"' in text
-        fields = _quoted_record(text, lines, table.delimiter) if quoted else text.split(table.delimiter)
+        fields = _quoted_record(text, lines, table.delimiter, width) if quoted else text.split(table.delimiter)
         if fields is None:
             yield Row(line.number, line.raw, problem="bad quoting")
         elif len(fields) != width:
             yield Row(line.number, line.raw, problem="wrong number of fields")
         else:
+            repair = repair or (SEVERAL_LINES if quoted and any("\n" in value for value in fields) else "")
             yield Row(line.number, line.raw, [fields[n] if n >= 0 else None for n in places], repair=repair)
 
 
-def _quoted_record(first: str, lines: _Lines, delimiter: str) -> list[str] | None:
-    """Fields of a record that may run over several lines; None, and nothing swallowed, if its quotes do not close."""
+def _quoted_record(first: str, lines: _Lines, delimiter: str, width: int) -> list[str] | None:
+    """Fields of a record that may run over several lines; None, and nothing swallowed, if its quotes do not close.
+
+    Nor if each of three lines or more alone has just the fields of a row: then a stray quote met another further down.
+    """
     taken: list[_Line] = []
 
     def feed() -> Iterator[str]:
@@ -212,6 +217,9 @@ def _quoted_record(first: str, lines: _Lines, delimiter: str) -> list[str] | Non
     try:
         fields = next(csv.reader(feed(), delimiter=delimiter, strict=True), None)
     except csv.Error:
+        fields = None
+    rows = [first, *(line.text or "" for line in taken)]
+    if len(rows) > 2 and width > 1 and all(len(row.split(delimiter)) == width for row in rows):
         fields = None
     if fields is None:
         lines.push_back(taken)
@@ -259,13 +267,29 @@ def _parquet_columns(path: Path) -> tuple[str, ...]:
 def _parquet_rows(path: Path, wanted: Sequence[str | None]) -> Iterator[Row]:
     names = list(dict.fromkeys(name for name in wanted if name is not None))
     try:
-        frame = pl.read_parquet(path, columns=names)
+        frame, odd = _within_calendar(pl.read_parquet(path, columns=names))
         places = [names.index(name) if name is not None else -1 for name in wanted]
         for number, values in enumerate(frame.iter_rows(), 1):
+            if number in odd:
+                values = tuple(odd[number].get(name, value) for name, value in zip(names, values, strict=True))
             raw = "" if not names else repr(dict(zip(names, values, strict=True)))
             yield Row(number, raw, [values[n] if n >= 0 else None for n in places])
     except (PolarsError, PanicException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file ({_first_line(error)}): write it again") from None
+
+
+def _within_calendar(frame: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, dict[str, str]]]:
+    """The frame without the times that Python cannot hold (years 1 to 9999), and those as text, by row and column."""
+    odd: dict[int, dict[str, str]] = {}
+    for name, dtype in frame.schema.items():
+        if dtype != pl.Date and not isinstance(dtype, pl.Datetime):
+            continue
+        within = frame[name].dt.year().is_between(1, 9999).fill_null(value=False)  # polars knows no year far out
+        outside = ~within & frame[name].is_not_null()
+        for row in outside.arg_true().to_list():
+            odd.setdefault(row + 1, {})[name] = "not in years 1 to 9999"
+        frame = frame.with_columns(pl.when(~outside).then(pl.col(name)).alias(name))
+    return frame, odd
 
 
 def _first_line(error: BaseException) -> str:

@@ -86,7 +86,11 @@ class Catalogue:
 
     def with_items(self, codes: IntArray, items: IntArray) -> Self:
         """A new table that also holds these items. Raises as `build`."""
-        added = self.build(codes, self.sizes, items)
+        if len(np.unique(items)) < len(items) or bool(
+            torch.isin(torch.from_numpy(np.asarray(items)), self.items.cpu()).any()
+        ):
+            raise SemanticIdError("an item that is added stands in the catalogue: take it out with without_items first")
+        added = self.build(codes, self.sizes, items).to(self.keys.device)
         keys, order = torch.sort(torch.cat([self.keys, added.keys]), stable=True)
         if len(keys) > 1 and bool((keys[1:] == keys[:-1]).any()):
             raise SemanticIdError("a new item's semantic ID is taken: extend the IDs instead of writing them by hand")
@@ -94,7 +98,7 @@ class Catalogue:
 
     def without_items(self, items: IntArray) -> Self:
         """A new table that lacks these items."""
-        keep = ~torch.isin(self.items, torch.from_numpy(np.asarray(items, dtype=np.int64)))
+        keep = ~torch.isin(self.items, torch.from_numpy(np.asarray(items, dtype=np.int64)).to(self.items.device))
         return replace(self, keys=self.keys[keep], items=self.items[keep])
 
     def to(self, device: torch.device) -> Self:

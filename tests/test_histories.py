@@ -1,0 +1,72 @@
+"""Files of `pauserec recommend`: ids are read as a run reads them, and a bad line is named."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pauserec.errors import DataError
+from pauserec.histories import check_output, ids, read
+
+
+def users(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_events_of_a_user_are_gathered_in_the_files_order(tmp_path: Path) -> None:
+    path = users(tmp_path, "users.csv", "user_id,item_id\nb, 1\na,2\nb,3\nc,\n")
+    assert read(None, path) == (["b", "a", "c"], [["1", "3"], ["2"], []])
+
+
+def test_ids_are_those_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "users.parquet"
+    pl.DataFrame({"user_id": [1.0, 1.0, 2.0], "item_id": [7.0, 8.0, None]}).write_parquet(path)
+    assert read(None, path) == (["1", "2"], [["7", "8"], []])
+
+
+@pytest.mark.parametrize("dtype", [pl.List(pl.Int64), pl.Array(pl.Int64, 2)])
+def test_a_column_of_lists_holds_whole_histories(tmp_path: Path, dtype: pl.DataType) -> None:
+    path = tmp_path / "users.parquet"
+    pl.DataFrame({"user_id": ["a", "b"], "item_id": pl.Series([[1, 2], [3, 4]], dtype=dtype)}).write_parquet(path)
+    assert read(None, path) == (["a", "b"], [["1", "2"], ["3", "4"]])
+
+
+def test_json_lines_may_mix_numbers_text_and_lists(tmp_path: Path) -> None:
+    path = users(tmp_path, "u.jsonl", '\ufeff{"user_id": 1, "item_id": [5, "x"]}\n{"user_id": "1", "item_id": "y"}\n')
+    assert read(None, path) == (["1"], [["5", "x", "y"]])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("u.csv", "user_id,item_id\na,1\n,2\n", "line 3: missing id"),
+        ("u.csv", "user_id,item_id\na,1,2\n", "line 2: wrong number of fields"),
+        ("u.jsonl", '{"user_id": "a", "item_id": {"id": 1}}\n', "line 1: id is neither text nor a whole number"),
+        ("u.jsonl", '{"user_id": "a", "item_id": [[1]]}\n', "line 1: id is neither"),
+        ("u.csv", "user,item\na,1\n", "lacks user_id, item_id: it has user, item"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(None, users(tmp_path, name, text))
+
+
+def test_bytes_that_are_no_text_become_ids_that_nothing_has() -> None:
+    assert ids("a, \udce9 ,") == ["a", "\\udce9"]
+
+
+@pytest.mark.parametrize(
+    ("format_", "output", "message"),
+    [
+        ("parquet", None, "needs --output"),
+        ("table", "x.txt", "a table is for the terminal"),
+        ("json", "gone/x.jsonl", "there is no folder gone"),
+    ],
+)
+def test_answers_that_cannot_be_written_are_refused_before_the_work(
+    format_: str, output: str | None, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        check_output(format_, Path(output) if output else None)
