@@ -103,6 +103,18 @@ def test_a_raw_file_that_changed_is_read_again_and_one_that_is_gone_is_not_misse
     assert done()
 
 
+def test_raw_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    files = (tmp_path / "events" / "data.csv", tmp_path / "items" / "data.csv")
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("1")
+    for expected, text in ((1, "2"), (1, "2"), (0, "2")):
+        step = Counter()
+        Run.open(RECIPE, tmp_path / "run").step("a", step, Number(value=1), files=files)
+        assert step.calls == expected
+        files[0].write_text(text)
+
+
 def test_a_step_whose_name_has_a_dot_is_found_again(tmp_path: Path) -> None:
     for expected in (1, 0):
         step = Counter()

@@ -68,7 +68,7 @@ def _chosen(source: Run, model: str | None) -> tuple[ModelTest, str]:
     recipe = source.recipe
     if not recipe.stages:
         raise RunError(f"{source.path}: its recipe trains no model, so there is nothing to export")
-    last = next((stage.name for stage in reversed(recipe.stages) if stage.kind != "pause_pretrain"), "base")
+    last = recipe.last_model
     rows = {entry.name: entry for entry in recipe.evaluation.models}
     if model is None:
         # The row that tests the stage as it was trained, if the table has one.

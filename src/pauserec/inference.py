@@ -140,7 +140,7 @@ def load(run: str | Path, model: str | None = None, *, cache_bytes: int = 0) -> 
         raise RunError(f"{run} has no model {model!r}: choose one of {', '.join([*classical, *models]) or 'none'}")
     if model is None and not recipe.stages:
         raise RunError(f"{run}: its recipe trains no model, so there is nothing to recommend with")
-    last = next((stage.name for stage in reversed(recipe.stages) if stage.kind != "pause_pretrain"), "base")
+    last = recipe.last_model
     chosen = models[model] if model is not None else EvaluatedModel(name=last, stage=last)
     ids = SemanticIds.load(folder.finished("semantic_ids").path)
     recommender = model_test(recipe, chosen).recommender(folder.finished(chosen.stage), ids, dataset, cache_bytes)

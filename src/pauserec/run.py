@@ -239,7 +239,7 @@ def file_hash(path: Path) -> str:
 def _contents(inputs: tuple[FinishedStep, ...], files: tuple[Path, ...]) -> dict[str, str]:
     """What a step is made from, by name. A raw file that is gone says nothing."""
     return {step.name: step.content for step in inputs if step.content} | {
-        f"file:{path.name}": file_hash(path) for path in files if path.is_file()
+        f"file {number}": file_hash(path) for number, path in enumerate(files) if path.is_file()
     }
 
 

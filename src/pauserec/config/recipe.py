@@ -48,8 +48,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _references(self) -> Self:
-        self._check_starts()
         self._check_names()
+        self._check_starts()
         for entry in (*self.stages, *self.over_ids):
             if getattr(entry, "final_fit", None) == "train":
                 self._check_strict(entry)
@@ -76,7 +76,7 @@ class Recipe(Settings):
                     raise ValueError(f"stage {stage.name!r} starts from {start!r}, which trains a pause row, no model")
             if rows is not None and kinds[rows] != PAUSES:
                 raise ValueError(f"stage {stage.name!r} takes its pause row from {rows!r}: name a {PAUSES} stage")
-            if stage.name in kinds and stage.name != "base":
+            if stage.name in kinds:
                 raise ValueError(f"two stages are named {stage.name!r}")
             kinds[stage.name] = stage.kind
         for model in self.evaluation.models:
@@ -127,6 +127,11 @@ class Recipe(Settings):
         """The events that a stage or baseline, what it goes back to and what made its IDs were fitted on, together."""
         fits = {getattr(entry, "final_fit", "train") for entry in self._behind(name)}
         return "train+validation" if "train+validation" in fits else "train"
+
+    @property
+    def last_model(self) -> str:
+        """Name of the last stage that leaves a model; "base" if none does."""
+        return next((stage.name for stage in reversed(self.stages) if stage.kind != PAUSES), "base")
 
     @property
     def steps(self) -> tuple[str, ...]:
