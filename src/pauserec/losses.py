@@ -84,17 +84,19 @@ class _FullSoftmax(torch.autograd.Function):
         loss = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_trained = torch.zeros_like(trained) if ctx.needs_input_grad[1] else None
+        # two buffers serve all chunks: memory fresh from the system costs a CPU a third of the product itself
+        buffers = weight.new_empty(2, min(CHUNK, len(hidden)), len(weight))
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(hidden), CHUNK):
                 part = slice(start, start + CHUNK)
                 states, target = hidden[part].to(dtype), labels[part]
-                logits = states @ weight.T
-                largest, place = logits.max(-1, keepdim=True)
-                wanted = logits.gather(1, target[:, None])
+                logits, error = buffers[:, : len(states)]
+                torch.mm(states, weight.T, out=logits)
+                largest, wanted = logits.amax(-1), logits.gather(1, target[:, None])[:, 0]
                 # inside, softmax works in float32; no float32 copy of the logits is ever made
-                error = logits.softmax(-1)
+                torch.softmax(logits, -1, out=error)
                 # the largest probability never underflows, the target's might
-                loss += (largest.float() - wanted.float() - error.gather(1, place).float().log()).sum()
+                loss += (largest.float() - wanted.float() - error.amax(-1).float().log()).sum()
                 if grad_hidden is None and grad_trained is None:
                     continue
                 # minus what the others have, summed in float32: p - 1 in bfloat16 is 0 for every p above .998

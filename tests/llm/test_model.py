@@ -1,11 +1,13 @@
 """Training a few rows, saving: the rest of the model stays what it was."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pauserec.llm.model import LanguageModel
+from pauserec.llm.model import LanguageModel, cpu_doubles_bfloat16
 from pauserec.llm.tree import Document, TreePass
 from pauserec.losses import full_softmax_loss
 from pauserec.semantic_ids.codes import SemanticIds
@@ -58,3 +60,17 @@ def test_trained_rows_are_merged_on_saving(base: Path, tmp_path: Path, sixteen: 
     again = LanguageModel.load(tmp_path / "saved", sixteen)
     torch.testing.assert_close(again.table[again.vocabulary.pause], row[0])
     assert all(parameter.requires_grad for parameter in model.hf.parameters())
+
+
+@pytest.mark.parametrize(
+    ("processor", "pays"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, False),
+        ({"architecture": "arm64", "bf16": True}, False),
+    ],
+)
+def test_bfloat16_is_used_only_where_its_products_are_faster(processor: dict[str, Any], pays: bool) -> None:
+    assert cpu_doubles_bfloat16(processor) is pays

@@ -164,7 +164,7 @@ class ModelConfig(Settings):
     layers: int | None = Field(default=None, ge=1)
     """Keep only the first N layers; null keeps all."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic for training and decoding; `auto` is bfloat16 where the machine has it. Weights train in float32."""
+    """Arithmetic for training and decoding; `auto` is bfloat16 where that is faster. Weights train in float32."""
     new_rows: Literal["noise", "centroids"] = Field(default="noise", json_schema_extra=LATER)
     """Where the SID tokens' rows start: noise of the table's deviation, or the quantizer's centroids turned into its width."""
     seed: int = 0
