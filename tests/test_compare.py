@@ -274,3 +274,14 @@ def test_the_command_line(runs: dict[str, Path]) -> None:
     command = [sys.executable, "-m", "pauserec", "compare", str(runs["one"]), str(runs["wide"]), "--format", "md"]
     found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
     assert "| wide/sasrec | train | 1 |" in found
+
+
+def test_one_training_in_two_runs_is_one_seed(small_data: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        content = recipe(small_data, epochs=1).model_dump(mode="json")
+        content["baselines"].append({"name": "gru", "kind": "gru4rec", "epochs": 1, "width": 8, "seed": seed})
+        run(Recipe.parse(content), tmp_path / f"r{seed}")
+    rows = {row.model: row for row in compare([tmp_path / "r0", tmp_path / "r1"]).rows}
+    assert len(rows["sasrec"].runs) == 1
+    assert rows["sasrec"].deviation is None
+    assert len(rows["gru"].runs) == 2

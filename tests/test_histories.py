@@ -63,6 +63,7 @@ def test_bytes_that_are_no_text_become_ids_that_nothing_has() -> None:
         ("parquet", None, "needs --output"),
         ("table", "x.txt", "a table is for the terminal"),
         ("json", "gone/x.jsonl", "there is no folder gone"),
+        ("json", ".", "is a folder: name a file"),
     ],
 )
 def test_answers_that_cannot_be_written_are_refused_before_the_work(

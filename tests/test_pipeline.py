@@ -12,7 +12,7 @@ import pytest
 
 import pauserec
 from pauserec.config import Recipe, SasrecConfig
-from pauserec.errors import RecipeError, RunError
+from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.pipeline import reevaluate, run
 
 SASREC = SasrecConfig(name="sas", kind="sasrec", epochs=1, width=8)
@@ -259,3 +259,70 @@ def test_help_and_import_load_no_torch() -> None:
     code = "import sys, pauserec, pauserec.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert cli("--help").returncode == 0
+
+
+def plain(data: Path, **data_settings: Any) -> Recipe:
+    return Recipe.parse({"name": "plain", "data": {"source": str(data), **data_settings}})
+
+
+def test_a_run_that_cannot_start_leaves_a_finished_one_as_it_was(small_data: Path, tmp_path: Path) -> None:
+    run(plain(small_data), tmp_path / "run")
+    before = files_of(tmp_path / "run")
+    tracked = Recipe.parse(
+        {"name": "t", "data": {"source": str(small_data)}, "baselines": [SASREC.model_dump() | {"tracking": ["nope"]}]}
+    )
+    for recipe, message in (
+        (plain(small_data, interactions=str(small_data / "typo.csv")), "is no file"),
+        (plain(small_data, columns={"order": "postion"}), "no column 'postion'.*data.columns.order"),
+        (tracked, "sas: tracking knows no 'nope'"),
+    ):
+        with pytest.raises(PauserecError, match=message):
+            run(recipe, tmp_path / "run")
+        assert files_of(tmp_path / "run") == before
+        with pytest.raises(PauserecError, match=message):
+            run(recipe, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+
+def test_signs_that_file_systems_know_are_letters_in_a_path(small_data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "fewer"
+    other.mkdir()
+    rows = (small_data / "interactions.csv").read_text().splitlines()[: 12 * 25 + 1]
+    (other / "interactions.csv").write_text("\n".join(rows))
+    run(plain(other), tmp_path / "x1")
+    assert run(plain(small_data), tmp_path / "x[1]")["models"]["popularity"]["test"]["users"] == 60
+
+
+def test_a_report_is_never_older_than_its_results(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    kept = Recipe.parse(plain(small_data).model_dump(mode="json") | {"evaluation": {"seen": "keep"}})
+    run(plain(small_data), tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("pauserec.pipeline.write_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(kept, tmp_path / "run")
+    run(kept, tmp_path / "run")
+    run(kept, tmp_path / "new")
+    reports = [(tmp_path / name / "report.html").read_text() for name in ("run", "new")]
+    assert [text.count("dropped") for text in reports] == [reports[1].count("dropped")] * 2
+    assert [text.count("kept") for text in reports] == [reports[1].count("kept")] * 2
+
+
+def test_damaged_results_are_collected_again(small_data: Path, tmp_path: Path) -> None:
+    content = run(plain(small_data), tmp_path / "run")
+    (tmp_path / "run" / "result.json").write_text('{"recipe"')
+    assert run(plain(small_data), tmp_path / "run")["models"] == content["models"]
+    assert orjson.loads((tmp_path / "run" / "result.json").read_bytes())["models"] == content["models"]
+
+
+def test_every_row_of_the_table_recommends(tiny_run: Path) -> None:
+    for model in ("popularity", "co-occurrence"):
+        (found,) = pauserec.load(tiny_run, model).recommend([["i1", "i2"]], k=5)
+        assert len(found.items) == 5
+    assert pauserec.load(tiny_run, "co-occurrence").recommend([["i1", "i2"]], k=1)[0].items[0].item_id == "i3"
+    with pytest.raises(RunError, match="choose one of popularity, co-occurrence, sft"):
+        pauserec.load(tiny_run, "nope")

@@ -7,7 +7,7 @@ import pytest
 
 from pauserec.config import Recipe, Settings
 from pauserec.errors import RunError
-from pauserec.run import FinishedStep, Run
+from pauserec.run import FinishedStep, Run, alone
 
 RECIPE = Recipe(name="r")
 
@@ -164,3 +164,58 @@ def test_a_foreign_folder_and_a_file_are_refused(tmp_path: Path) -> None:
         Run.open(RECIPE, tmp_path / "thesis.txt")
     with pytest.raises(RunError, match="no run folder"):
         Run.existing(tmp_path)
+
+
+def test_a_step_killed_after_its_work_resumes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def trains(settings: Number, *, out: Path, log: Any) -> dict[str, Any]:
+        (out / "training").mkdir(exist_ok=True)
+        seen.append([path.name for path in (out / "training").iterdir()])
+        (out / "training" / "checkpoint-9").touch()
+        (out / "number").write_text("1")
+        return {}
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pauserec.run.hashes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Run.open(RECIPE, tmp_path / "run").step("a", trains, Number(value=1))
+    finished = Run.open(RECIPE, tmp_path / "run").step("a", trains, Number(value=1))
+    assert seen == [[], ["checkpoint-9"]], "what resuming needs was still there"
+    assert sorted(path.name for path in finished.path.iterdir()) == ["manifest.json", "number"]
+
+
+def test_a_step_killed_on_its_way_to_its_place_is_done(tmp_path: Path) -> None:
+    pipeline(tmp_path / "run", 1, 2)
+    folder = tmp_path / "run" / "a"
+    partial = folder.rename(folder.with_name("a.partial"))
+    (partial / "started.json").write_text("{}")
+    (partial / "training").mkdir()
+    assert pipeline(tmp_path / "run", 1, 2) == (0, 0, 0)
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "number"]
+
+
+def test_redo_mends_a_damaged_manifest(tmp_path: Path) -> None:
+    pipeline(tmp_path / "run", 1, 2)
+    (tmp_path / "run" / "a" / "manifest.json").write_text('{"finger')
+    with pytest.raises(RunError, match="redo the step with --redo a"):
+        pipeline(tmp_path / "run", 1, 2)
+    assert pipeline(tmp_path / "run", 1, 2, redo=("a",)) == (1, 0, 0)
+
+
+def test_one_process_at_a_time_runs_in_a_folder(tmp_path: Path) -> None:
+    with alone(tmp_path / "run"):
+        with pytest.raises(RunError, match="another process is running in"), alone(tmp_path / "run"):
+            pass
+        Run.open(RECIPE, tmp_path / "run")
+    with alone(tmp_path / "run"):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot be made"), alone(tmp_path / "file" / "run"):
+        pass

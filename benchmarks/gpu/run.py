@@ -22,8 +22,8 @@ from measure import header
 
 from pauserec.errors import PauserecError
 from pauserec.evaluation.metrics import METRICS
+from pauserec.files import write_atomically
 from pauserec.results import COST
-from pauserec.run import write_atomically
 
 RESERVE = 15.0
 """Seconds kept back for writing summaries."""

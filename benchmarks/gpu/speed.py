@@ -28,9 +28,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 from pauserec import assets
 from pauserec.config import SftConfig
 from pauserec.data.batches import IGNORE
+from pauserec.files import write_atomically
 from pauserec.llm.graphs import Graphs
 from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast
-from pauserec.run import write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective

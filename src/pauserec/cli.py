@@ -242,7 +242,7 @@ def export_data(
     """Write a run's users, items and split for RecBole or RecTools."""
     from pauserec.data.exports import export as write
 
-    for path in write(run / "dataset", folder, format_.value, name):
+    for path in write(run, folder, format_.value, name):
         say(f"wrote {path}")
 
 

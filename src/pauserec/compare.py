@@ -46,6 +46,8 @@ class _Entry:
     seconds: float
     ledger: Mapping[str, Any]
     ms_per_user: float
+    made: str
+    """Fingerprint of its test: of all that it was made from."""
 
 
 def compare(paths: Sequence[Path], reference: str | None = None, seen: Seen | None = None) -> Comparison:
@@ -118,7 +120,7 @@ def _entries(run: Run, content: Mapping[str, Any], ranked: Mapping[str, _Ranked]
     for name in content["models"]:
         (ranks, lists), cost, fit = ranked[name], costs[name], fit_of(run.recipe, name)
         spent = (cost.train_seconds or 0.0, ledger(run.recipe, content, name), cost.ms_per_user or 0.0)
-        found.append(_Entry(run, name, fit, per_user(ranks), lists, *spent))
+        found.append(_Entry(run, name, fit, per_user(ranks), lists, *spent, tested[name].fingerprint))
     return found
 
 
@@ -138,7 +140,8 @@ def _groups(entries: Sequence[_Entry]) -> dict[str, list[_Entry]]:
         for other in members:
             if _nameless(other.run) == _nameless(entry.run):
                 raise RunError(f"{entry.run.path} is the same recipe as {other.run.path}, seeds too: give one of them")
-        members.append(entry)
+        if all(other.made != entry.made for other in members):  # another model's seed makes no other model of this one
+            members.append(entry)
     names = [model for model, _ in groups]
     folders = [members[0].run.path for members in groups.values()]
     short = len({folder.name for folder in folders}) == len(set(folders))

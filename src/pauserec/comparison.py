@@ -30,7 +30,7 @@ class Row:
     device_hours: float | None = None
     """Of all training the model goes back to: seconds times devices. None: not known."""
     tokens: int | None = None
-    """Of the same, padding and repetitions included."""
+    """Of the same, repetitions included, padding left out."""
     trained_parameters: int | None = None
     """Most of any of its stages."""
     ms_per_user: float = 0.0

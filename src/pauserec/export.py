@@ -17,11 +17,12 @@ from pauserec import assets
 from pauserec.config import EvaluatedModel, Recipe
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
+from pauserec.files import MANIFEST, fsync_folder, hashes
 from pauserec.llm.model import ADDED_ROWS, LanguageModel
 from pauserec.llm.prompts import Prompts
 from pauserec.records import Dataset
 from pauserec.results import RESULT, ModelTest, model_test, open_finished
-from pauserec.run import MANIFEST, RECIPE, FinishedStep, Run, fsync_folder, hashes
+from pauserec.run import RECIPE, FinishedStep, Run
 from pauserec.semantic_ids.codebooks import CODEBOOKS
 from pauserec.semantic_ids.codes import HEADER, TABLE, SemanticIds
 

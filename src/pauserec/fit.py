@@ -8,7 +8,7 @@ The best weights by validation are kept beside them and are what training ends w
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,17 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from pauserec import parallel
 from pauserec.config import TrainingSettings
 from pauserec.data.batches import IGNORE
-from pauserec.errors import PauserecError, RunError
-from pauserec.run import MANIFEST, hashes, verify, write_atomically
+from pauserec.errors import PauserecError, RecipeError, RunError
+from pauserec.files import MANIFEST, hashes, verify, write_atomically
+from pauserec.run import RESUMING
 from pauserec.sharding import is_sharded, load_optimizer_state, optimizer_state, restore
 from pauserec.watch import Size, TimedTrainer, Watch, forget_peak, load_trained, peak_memory, trained_weights
 
-FOLDER = "training"
-"""Where a stage keeps checkpoints while it runs; removed once its result is saved."""
 ELAPSED = "elapsed.json"
 """In each checkpoint: seconds (and those of validation) and targets that led to it, over all attempts, and processes."""
 
@@ -61,14 +62,13 @@ def fit(
     """Train `module` (forward(**batch) gives the loss summed over targets) and leave its best weights in it.
 
     validate: gives metrics with `validation_ndcg@10`, called at each epoch's end or every `validate_every` steps.
-    save: called once, by the first process, with `out`; then what only resuming needs is removed. Without it the caller
-    sees to both (`forget_checkpoints`). together: several processes share each optimizer step's batches, so that with N
-    of them a step holds N times `accumulate` batches, and its loss is normalised by all their targets; otherwise each
-    of them does what one alone would do.
+    save: called once, by the first process, with `out`. together: several processes share each optimizer step's
+    batches, so that with N of them a step holds N times `accumulate` batches, and its loss is normalised by all their
+    targets; otherwise each of them does what one alone would do.
     Resumes from `out`/training if there is something to resume from. Returns seconds, tokens, trainable_parameters, steps.
     Raises RunError where the checkpoint there is of another number of processes, or its best weights are lost.
     """
-    folder = out / FOLDER
+    folder = out / RESUMING
     folder.mkdir(exist_ok=True)
     forget_peak()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
@@ -105,8 +105,19 @@ def fit(
     }
     if save is not None and parallel.is_main():
         save(out)
-        forget_checkpoints(out)
     return summary
+
+
+def check_trackers(stages: Iterable[TrainingSettings]) -> None:
+    """Raise RecipeError, before anything is done, where a stage names a tracker that is unknown or not installed."""
+    installed = get_available_reporting_integrations()
+    for stage in stages:
+        for name in stage.tracking:
+            if name not in INTEGRATION_TO_CALLBACK:
+                known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+                raise RecipeError(f"{stage.name}: tracking knows no {name!r}, only {known}")
+            if name not in installed:
+                raise RecipeError(f"{stage.name}: the tracker {name!r} is not installed: install it, or leave it out")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -121,11 +132,6 @@ def newest_checkpoint(folder: Path) -> Path | None:
         else:
             whole.append(path)
     return max(whole, key=_step_of, default=None)
-
-
-def forget_checkpoints(out: Path) -> None:
-    """Remove what only resuming needs; call once the stage's result is saved."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
 
 
 def _earlier(checkpoint: Path) -> dict[str, float]:

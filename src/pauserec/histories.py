@@ -1,5 +1,6 @@
 """Histories in, recommendations out: the files of `pauserec recommend`."""
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ import polars as pl
 from pauserec.data.clean import BadValueError, clean_id
 from pauserec.data.tables import open_table
 from pauserec.errors import DataError
+from pauserec.files import write_atomically
 from pauserec.records import Recommendations
-from pauserec.run import write_atomically
 
 COLUMNS = ("user_id", "item_id")
 
@@ -62,6 +63,8 @@ def check_output(format_: str, output: Path | None) -> None:
         raise DataError("--format parquet needs --output FILE")
     if output is not None and format_ == "table":
         raise DataError("--output needs --format json or parquet: a table is for the terminal")
+    if output is not None and output.is_dir():
+        raise DataError(f"--output {output} is a folder: name a file")
     if output is not None and not output.absolute().parent.is_dir():
         raise DataError(f"--output {output}: there is no folder {output.parent}: make it first")
 
@@ -89,9 +92,9 @@ def write(names: Sequence[str], found: Sequence[Recommendations], format_: str, 
             "fallback": pl.String,
             "fewer_than_asked": pl.Boolean,
         }
-        temporary = output.with_name(f".{output.name}.tmp")
-        pl.DataFrame(rows, schema=schema).write_parquet(temporary)
-        temporary.replace(output)
+        content = io.BytesIO()
+        pl.DataFrame(rows, schema=schema).write_parquet(content)
+        write_atomically(output, content.getvalue())
         return
     lines = b"".join(orjson.dumps(row) + b"\n" for row in rows)
     if output is None:

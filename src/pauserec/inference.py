@@ -14,7 +14,7 @@ from pauserec.config import EvaluatedModel
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
 from pauserec.records import Dataset, IntArray, Item, Offer, Recommendations, Recommender, Scored
-from pauserec.results import model_test, open_finished
+from pauserec.results import counted_test, model_test, open_finished
 from pauserec.semantic_ids.codes import SemanticIds
 
 
@@ -135,11 +135,16 @@ def load(run: str | Path, model: str | None = None, *, cache_bytes: int = 0) -> 
     if model in classical or (model is None and classical and not recipe.stages):
         ranker = load_baseline(folder.finished(model or classical[-1]).path)
         return TrainedRecommender(ranker, Popularity.fit(dataset), dataset, drop_seen=drop_seen)
+    counted = recipe.evaluation.baselines
+    if model is not None and model in counted:
+        fitted = counted_test(recipe, model).fit(dataset)
+        return TrainedRecommender(fitted, Popularity.fit(dataset), dataset, drop_seen=drop_seen)
     models = {entry.name: entry for entry in recipe.evaluation.models}
+    rows = ", ".join([*counted, *classical, *models]) or "none"
     if model is not None and model not in models:
-        raise RunError(f"{run} has no model {model!r}: choose one of {', '.join([*classical, *models]) or 'none'}")
+        raise RunError(f"{run} has no model {model!r}: choose one of {rows}")
     if model is None and not recipe.stages:
-        raise RunError(f"{run}: its recipe trains no model, so there is nothing to recommend with")
+        raise RunError(f"{run}: its recipe trains no model: choose a row of its table ({rows})")
     last = recipe.last_model
     chosen = models[model] if model is not None else EvaluatedModel(name=last, stage=last)
     ids = SemanticIds.load(folder.finished("semantic_ids").path)

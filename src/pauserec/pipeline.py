@@ -1,10 +1,8 @@
-"""The recipe, top to bottom: raw logs to a tested recommender. Read `run` first."""
+"""The recipe, top to bottom: raw logs to a tested recommender. Read `_run` first."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from pauserec import parallel
 from pauserec.baselines.trained import load_baseline, train_baseline
@@ -18,9 +16,11 @@ from pauserec.config import (
     Recipe,
     Stage,
 )
-from pauserec.data.splits import load_dataset, prepare, raw_files
+from pauserec.data.splits import check_raw, load_dataset, prepare, raw_files
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, Seen
+from pauserec.files import read_json
+from pauserec.fit import check_trackers
 from pauserec.inference import TrainedRecommender, load
 from pauserec.ledger import fit_of
 from pauserec.llm.growth import grow_vocabulary
@@ -41,7 +41,7 @@ from pauserec.results import (
     open_finished,
     ranking_of,
 )
-from pauserec.run import FinishedStep, Run
+from pauserec.run import FinishedStep, Run, alone
 from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.semantic_ids.embed import embed_items
@@ -62,9 +62,14 @@ def run(
 
     redo: steps to do again. on_step: told each step's name, and whether it was done already. Raises PauserecError.
     """
-    folder = Run.open(recipe, out, known_steps(recipe, redo))
-    folder.on_step = on_step
+    check_before(recipe, out, redo)
+    with alone(out):
+        folder = Run.open(recipe, out, redo)
+        folder.on_step = on_step
+        return _run(recipe, folder)
 
+
+def _run(recipe: Recipe, folder: Run) -> dict[str, Any]:
     dataset = folder.step("dataset", prepare, recipe.data, files=raw_files(recipe.data))
     tested = _counted(folder, dataset)
     for settings in recipe.over_items:
@@ -113,6 +118,14 @@ def _baseline(folder: Run, settings: Baseline, dataset: FinishedStep, *ids: Fini
     return folder.step(f"test-{test.name}", check_trained, test, trained, dataset, collective=True)
 
 
+def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> None:
+    """Raise PauserecError, before anything is written, for what would stop a run later: it leaves a finished one alone."""
+    known_steps(recipe, redo)
+    check_trackers((*recipe.stages, *recipe.baselines))
+    if not Run(out, recipe, frozenset(redo)).is_done("dataset", recipe.data, (), raw_files(recipe.data)):
+        check_raw(recipe.data)
+
+
 def known_steps(recipe: Recipe, redo: tuple[str, ...]) -> tuple[str, ...]:
     """The steps to redo. Raises RunError if one is none of the recipe's."""
     for name in redo:
@@ -136,11 +149,11 @@ def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:
 
 def _finish(folder: Run, tested: dict[str, FinishedStep]) -> dict[str, Any]:
     """Write result.json, ranks.parquet and the report, unless they tell of just these steps already."""
-    written = folder.path / RESULT
     if all((folder.path / name).exists() for name in (RESULT, RANKS, REPORT)):
-        content: dict[str, Any] = orjson.loads(written.read_bytes())
+        content = read_json(folder.path / RESULT)
         if content.items() >= made_from(folder).items():
             return content
+    (folder.path / REPORT).unlink(missing_ok=True)  # an old report beside new results would look finished
     content = collect(folder, tested)
     write_report(folder.path, report_content(folder, content, tested))
     return content

@@ -24,6 +24,7 @@ from pauserec.llm.vocabulary import Vocabulary, grow_tokenizer
 from pauserec.losses import CHUNK
 from pauserec.records import Dataset
 from pauserec.run import FinishedStep, Run
+from pauserec.semantic_ids.assign import check_capacity
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.next_item import NextItemSamples
@@ -82,6 +83,9 @@ class Plan:
 
 def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
     """Plan a recipe without running it; nothing is written to `out`. Raises PauserecError like the run itself."""
+    from pauserec.pipeline import check_before
+
+    check_before(recipe, out, redo)
     with tempfile.TemporaryDirectory() as folder:
         prepare(recipe.data, out=Path(folder), log=lambda **_: None)
         dataset = load_dataset(Path(folder))
@@ -113,6 +117,8 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
 
 def _stand_in_ids(recipe: Recipe, items: int) -> SemanticIds:
     sizes = recipe.quantizer.codebook_sizes
+    if recipe.quantizer.collisions == "reassign":
+        check_capacity(items, sizes)
     codes = np.stack(np.unravel_index(np.arange(items) % np.prod(sizes), sizes), axis=1)
     if recipe.quantizer.collisions == "digit":
         sizes, codes = (*sizes, items), np.column_stack([codes, np.arange(items)])
@@ -188,10 +194,10 @@ class _Cost:
 
 def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
     """Every step and whether it stands finished in `out` already (its inputs being finished too)."""
-    from pauserec.pipeline import job_of, known_steps
+    from pauserec.pipeline import job_of
     from pauserec.results import BaselineTest, counted_test, model_test, ranking_of
 
-    run = Run(out, recipe, frozenset(known_steps(recipe, redo)))
+    run = Run(out, recipe, frozenset(redo))
     found: dict[str, FinishedStep | None] = {}
 
     def look(name: str, settings: object, *inputs: str, files: tuple[Path, ...] = ()) -> None:

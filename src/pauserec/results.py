@@ -28,10 +28,11 @@ from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, evaluate
 from pauserec.evaluation.ranks import SCHEMA, write_ranks
+from pauserec.files import MANIFEST, file_hash, write_atomically
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, Recommender, Split
-from pauserec.run import MANIFEST, RECIPE, FinishedStep, Run, file_hash, timed, write_atomically
+from pauserec.run import RECIPE, FinishedStep, Run, timed
 from pauserec.semantic_ids.codes import SemanticIds
 
 RESULT = "result.json"
@@ -266,7 +267,7 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
         "stages": stages,
         **made_from(run),
     }
-    tables = [pl.read_parquet(step.path / RANKS) for step in tested.values()]
+    tables = [pl.read_parquet(step.path / RANKS, glob=False) for step in tested.values()]
     temporary = run.path / f".{RANKS}.tmp"
     pl.concat([pl.DataFrame(schema=SCHEMA), *tables]).write_parquet(temporary)
     temporary.replace(run.path / RANKS)

@@ -7,7 +7,6 @@ Of several processes, the first one writes; the others take part in collective s
 """
 
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,16 +16,20 @@ from pathlib import Path
 from typing import Any, Self
 
 import orjson
+from filelock import FileLock, Timeout
 
 from pauserec import parallel
 from pauserec.config import Recipe, Settings
 from pauserec.errors import RunError
+from pauserec.files import MANIFEST, file_hash, fsync_folder, hashes, read_json, verify, write_atomically
 
-MANIFEST = "manifest.json"
 STARTED = "started.json"
 RECIPE = "recipe.toml"
 WATCHING = "tensorboard"
 """Folder within a step for what only watches it."""
+RESUMING = "training"
+"""Folder within a step for what only resuming it needs: gone once the step is done."""
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,10 @@ class Run:
     @classmethod
     def open(cls, recipe: Recipe, path: Path, redo: tuple[str, ...] = ()) -> Self:
         """Create the folder, or go on in it. Raises RunError if `path` holds something that is no run."""
-        if path.exists() and not path.is_dir():
-            raise RunError(f"--out {path} is a file: name a folder")
-        if path.is_dir() and any(path.iterdir()) and not (path / RECIPE).exists():
-            raise RunError(
-                f"{path} is not empty and holds no {RECIPE}, so it is not a run folder: choose another --out"
-            )
+        _check_place(path)
         parallel.wait()
         if parallel.is_main():
-            path.mkdir(parents=True, exist_ok=True)
+            _make(path)
             write_atomically(path / RECIPE, recipe.dump().encode())
         parallel.wait()
         return cls(path, recipe, frozenset(redo))
@@ -95,10 +93,9 @@ class Run:
         self, name: str, settings: Settings | None, inputs: tuple[FinishedStep, ...], files: tuple[Path, ...] = ()
     ) -> bool:
         """Whether the step stands finished in the folder, made from just these settings, inputs and raw files."""
-        manifest = self._manifest(name)
+        manifest = self._manifest(name) if name not in self._redo else None
         return (
-            name not in self._redo
-            and manifest is not None
+            manifest is not None
             and manifest["fingerprint"] == self.fingerprint(name, settings, inputs)
             and _agree(manifest.get("inputs"), _contents(inputs, files))
         )
@@ -116,6 +113,8 @@ class Run:
 
         collective: all processes do it together, and it sees to it that only the first one writes. files: raw files it reads.
         """
+        if parallel.is_main():
+            self._publish(name)  # what a kill left between its manifest and its place
         done = parallel.agree(lambda: self.is_done(name, settings, inputs, files))
         self.on_step(name, done)
         if not done:
@@ -159,7 +158,7 @@ class Run:
 
     def _open(self, name: str, partial: Path, fingerprint: str, contents: dict[str, str]) -> None:
         """Make the folder of a step that begins, or go on in that of the same step, interrupted."""
-        started = _read_json(partial / STARTED)
+        started = read_json(partial / STARTED)
         same = started.get("fingerprint") == fingerprint and _agree(started.get("inputs"), contents)
         if partial.exists() and (name in self._redo or not same):
             shutil.rmtree(partial)
@@ -185,55 +184,34 @@ class Run:
         finally:  # what an interrupted attempt took counts too, unless it was killed
             seconds = round(spent + time.perf_counter() - begin, 3)
             write_atomically(started, orjson.dumps(made_from | {"seconds": seconds}))
-        started.unlink()
         # an attempt that was killed could not say what it took, but the checkpoint it left knows
         summary = {"seconds": max(seconds, summary.get("training_seconds", 0.0)), **summary}
-        manifest = made_from | {"summary": summary, "files": hashes(partial)}
+        files = hashes(partial, without=(STARTED, RESUMING))
+        manifest = made_from | {"summary": summary, "files": files}
         write_atomically(partial / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
-        final = self.path / name
+        self._publish(name)
+        self.log(name, event="done", **summary)
+
+    def _publish(self, name: str) -> None:
+        """Put a step in its place if its manifest is written; only from then on can it do without what resuming needs."""
+        partial, final = self.path / f"{name}.partial", self.path / name
+        if not (partial / MANIFEST).exists():
+            return
+        (partial / STARTED).unlink(missing_ok=True)
+        shutil.rmtree(partial / RESUMING, ignore_errors=True)
         if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
         fsync_folder(self.path)
-        self.log(name, event="done", **summary)
 
     def _manifest(self, name: str) -> dict[str, Any] | None:
         path = self.path / name / MANIFEST
         if not path.exists():
             return None
-        manifest = _read_json(path)
+        manifest = read_json(path)
         if not {"fingerprint", "files", "summary"} <= manifest.keys():
             raise RunError(f"{path} is damaged: redo the step with --redo {name}")
         return manifest
-
-
-def hashes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file under `folder`, by relative path; each file is synced to disk on the way."""
-    result = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        digest = file_hash(path)
-        result[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": digest}
-    return result
-
-
-def verify(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise RunError unless every file is there, unchanged."""
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise RunError(f"{path} is missing: redo the step with --redo {folder.name}")
-        if path.stat().st_size != expected["size"]:
-            raise RunError(f"{path} was truncated or changed: redo the step with --redo {folder.name}")
-        if file_hash(path) != expected["sha256"]:
-            raise RunError(f"{path} was changed: redo the step with --redo {folder.name}")
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _contents(inputs: tuple[FinishedStep, ...], files: tuple[Path, ...]) -> dict[str, str]:
@@ -253,24 +231,44 @@ def _agree(recorded: Mapping[str, str] | None, found: Mapping[str, str]) -> bool
     return all(found.get(name, content) == content for name, content in (recorded or {}).items())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    fsync_folder(path.parent)
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes from running in a run folder meanwhile. Raises RunError if one does already.
 
-
-def fsync_folder(path: Path) -> None:
-    """Make renames inside `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+    Whatever ends this process frees the folder. Of several processes that run together, the first keeps it.
+    """
+    _check_place(path)
+    if not parallel.is_main():
+        yield
+        return
+    _make(path)
+    lock = FileLock(path / LOCK)
     try:
-        os.fsync(descriptor)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"another process is running in {path}: wait for it, or choose another --out") from None
+    except NotImplementedError:  # a file system that knows no locks
+        pass
+    try:
+        yield
     finally:
-        os.close(descriptor)
+        lock.release()
+
+
+def _check_place(path: Path) -> None:
+    """Raise RunError if `path` holds something that is no run."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"--out {path} is a file: name a folder")
+    others = path.is_dir() and any(entry.name != LOCK for entry in path.iterdir())
+    if others and not (path / RECIPE).exists():
+        raise RunError(f"{path} is not empty and holds no {RECIPE}, so it is not a run folder: choose another --out")
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"--out {path} cannot be made ({error.strerror}): choose another") from None
 
 
 @contextmanager
@@ -280,11 +278,3 @@ def timed() -> Iterator[dict[str, float]]:
     begin = time.perf_counter()
     yield result
     result["seconds"] = time.perf_counter() - begin
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = orjson.loads(path.read_bytes())
-    except (FileNotFoundError, orjson.JSONDecodeError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -78,7 +78,7 @@ def main_model(run: Run) -> str:
 
 
 def _examples(run: Run, dataset: Dataset, users: int) -> list[Example]:
-    ranks = pl.read_parquet(run.path / RANKS).filter(pl.col("split") == "test")
+    ranks = pl.read_parquet(run.path / RANKS, glob=False).filter(pl.col("split") == "test")
     names = ranks["user_id"].unique(maintain_order=True).to_list()
     step = max(1, len(names) // users)
     found = []

@@ -22,7 +22,7 @@ from pauserec import parallel
 from pauserec.config import TrainingSettings
 from pauserec.errors import PauserecError, RunError
 from pauserec.evaluation.validation import METRIC
-from pauserec.run import write_atomically
+from pauserec.files import write_atomically
 from pauserec.sharding import fill, whole
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -1,6 +1,7 @@
 """Exports: another library that takes the last two events of each user meets exactly our split."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pauserec.records import Dataset, Item
 
 def test_recbole_files_hold_every_event_in_order(tiny_run: Path, tmp_path: Path) -> None:
     dataset = load_dataset(tiny_run / "dataset")
-    events, items = export(tiny_run / "dataset", tmp_path, "recbole", "ring")
+    events, items = export(tiny_run, tmp_path, "recbole", "ring")
     assert (events, items) == (tmp_path / "ring" / "ring.inter", tmp_path / "ring" / "ring.item")
     header, *lines = events.read_text().splitlines()
     assert header == "user_id:token\titem_id:token\ttimestamp:float"
@@ -41,7 +42,7 @@ def test_recbole_titles_with_quotation_marks_are_read_as_they_are(tmp_path: Path
 
 def test_rectools_frames_name_the_split(tiny_run: Path, tmp_path: Path) -> None:
     dataset = load_dataset(tiny_run / "dataset")
-    events, items = (pl.read_parquet(path) for path in export(tiny_run / "dataset", tmp_path, "rectools", ""))
+    events, items = (pl.read_parquet(path) for path in export(tiny_run, tmp_path, "rectools", ""))
     assert len(events) == dataset.interactions
     for split, back in (("test", 1), ("validation", 2)):
         found = dict(events.filter(pl.col("split") == split).select("user_id", "item_id").iter_rows())
@@ -67,5 +68,20 @@ def test_ids_that_recbole_could_not_tell_apart_are_refused(tmp_path: Path) -> No
 
 
 def test_a_run_without_data_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is missing: run a recipe"):
-        export(tmp_path / "dataset", tmp_path, "recbole", "x")
+    with pytest.raises(RunError, match="is no run folder"):
+        export(tmp_path, tmp_path, "recbole", "x")
+
+
+def test_a_place_that_is_no_folder_is_named(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for form in ("recbole", "rectools"):
+        with pytest.raises(DataError, match="cannot be made"):
+            export(tiny_run, tmp_path / "file", form, "x")
+
+
+def test_a_data_set_that_was_changed_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(tiny_run, copy)
+    (copy / "dataset" / "histories.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RunError, match="--redo dataset"):
+        export(copy, tmp_path / "out", "rectools", "")

@@ -86,3 +86,25 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         read_raw(DataConfig(source=str(tmp_path)))
     with pytest.raises(DataError, match="without data"):
         read_raw(DataConfig(items="items.csv"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"columns": {"order": "postion"}}, "no column 'postion' among .*data.columns.order"),
+        ({"columns": {"timestamp": "tmie"}}, "no column 'tmie' among .*data.columns.timestamp"),
+        ({"item_columns": {"title": ["nmae", "nam"]}}, "no column 'nmae' or 'nam' among .*data.item_columns.title"),
+        ({"item_columns": {"categories": ["x"]}}, "no column 'x' among .*data.item_columns.categories"),
+    ],
+)
+def test_a_column_that_was_named_must_be_there(tmp_path: Path, settings: dict[str, object], message: str) -> None:
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp,position\nu,a,1,1\n")
+    (tmp_path / "items.csv").write_text("item_id,name\na,Soap\n")
+    with pytest.raises(DataError, match=message):
+        read_raw(DataConfig.model_validate({"source": str(tmp_path)} | settings))
+
+
+def test_recbole_headers_are_known_whatever_the_suffix(tmp_path: Path) -> None:
+    (tmp_path / "events.tsv").write_text("user_id:token\titem_id:token\ttimestamp:float\n1\t7\t881250949\n")
+    raw = read_raw(DataConfig(interactions=str(tmp_path / "events.tsv"), format="recbole"))
+    assert raw.counts.accepted == 1

@@ -3,6 +3,7 @@
 import gzip
 import json
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,33 @@ def test_parquet_and_gzip_are_read_like_text(tmp_path: Path) -> None:
     raw = read_raw(DataConfig(source=str(tmp_path)))
     assert raw.events.row(0)[:2] == ("1", str(2**60))
     assert reasons(raw) == [(2, "user: missing id")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv.zip", b"PK\x03\x04rest", "zip archive: unpack it"),
+        ("x.json", b'[\n{"user_id": 1}\n]', "one JSON array: write an object per line"),
+    ],
+)
+def test_archives_and_arrays_say_what_to_do(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_raw(DataConfig(interactions=str(tmp_path / name)))
+
+
+def test_of_two_files_the_one_that_was_named_is_read(tmp_path: Path) -> None:
+    for name, user in (("events1.parquet", "other"), ("events[1].parquet", "mine")):
+        pl.DataFrame({"user_id": [user], "item_id": ["a"], "timestamp": [1]}).write_parquet(tmp_path / name)
+    raw = read_raw(DataConfig(interactions=str(tmp_path / "events[1].parquet")))
+    assert raw.events["user_id"].to_list() == ["mine"]
+
+
+def test_decimal_ids_of_a_warehouse_are_whole_numbers(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"user_id": [Decimal(1), Decimal(2)], "item_id": [Decimal(7), Decimal("7.5")], "timestamp": [1, 2]}
+    )
+    frame.write_parquet(tmp_path / "events.parquet")
+    raw = read_raw(DataConfig(interactions=str(tmp_path / "events.parquet")))
+    assert raw.events.select("user_id", "item_id").rows() == [("1", "7")]
+    assert raw.counts.reasons == {"item: id is neither text nor a whole number": 1}

@@ -322,3 +322,9 @@ def test_planned_lengths_are_true(
     made = samples(around, targets=targets, loss_on_end=loss_on_end, targets_per_history=None)
     batches = made.batches()
     assert sum(len(batches[n]["tokens"]) for n in range(len(batches))) == batches.tokens
+
+
+def test_a_pause_before_the_answer_is_no_target_of_the_end(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
+    around = bare(parts, pauses=3)
+    sample = samples(around, targets="last", loss_on_end=True).build(Window(0, 0, 5, (5,), 1))
+    assert sample.labels[sample.labels != IGNORE].tolist() == around[1].answer(int(SEQUENCE[5]))

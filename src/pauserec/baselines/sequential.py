@@ -71,7 +71,10 @@ class Planned:
 
 
 class SequenceBatches(Planned):
-    """A sample is a user's history, whose items but the first are targets."""
+    """A sample is the last `history_length` + 1 items of a user, of which all but the first are targets.
+
+    As in SASRec's own code, so an event before them is never a target.
+    """
 
     def __init__(self, sequences: Sequence[IntArray], settings: SequentialSettings) -> None:
         self._sequences = [sequence[-settings.history_length - 1 :] for sequence in sequences if len(sequence) > 1]

@@ -3,6 +3,7 @@
 import math
 import re
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 MISSING_WORDS = frozenset({"", "nan", "null", "none", "nat", "<na>"})
@@ -53,6 +54,8 @@ def clean_id(value: Any) -> tuple[str, str]:
         if abs(value) > EXACT_FLOAT:
             raise BadValueError("float id above 2^53 has lost digits")
         return str(int(value)), "float id written as a whole number"
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
+        return str(int(value)), "decimal id written as a whole number"
     raise BadValueError("id is neither text nor a whole number")
 
 

@@ -4,6 +4,7 @@ Times are not kept: the position in the history stands in for them, so that "the
 everywhere.
 """
 
+import io
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,9 +13,10 @@ import polars as pl
 
 from pauserec.config.settings import NAME
 from pauserec.data.splits import load_dataset
-from pauserec.errors import DataError, RunError
+from pauserec.errors import DataError
+from pauserec.files import write_atomically
 from pauserec.records import Dataset
-from pauserec.run import write_atomically
+from pauserec.run import Run
 
 FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -32,7 +34,7 @@ def recbole(dataset: Dataset, folder: Path, name: str) -> list[Path]:
                 f"two {what} differ in whitespace alone, which these files cannot hold: export for RecTools"
             )
     target = folder / name
-    target.mkdir(parents=True, exist_ok=True)
+    _make(target)
     events = ["user_id:token\titem_id:token\ttimestamp:float"]
     for user, sequence in zip(dataset.users, dataset.sequences, strict=True):
         events += [
@@ -52,7 +54,7 @@ def recbole(dataset: Dataset, folder: Path, name: str) -> list[Path]:
 
 def rectools(dataset: Dataset, folder: Path) -> list[Path]:
     """RecTools' interactions (user_id, item_id, weight, datetime) with a column `split`, and items, as Parquet."""
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     lengths = [len(sequence) for sequence in dataset.sequences]
     users = [user for user, length in zip(dataset.users, lengths, strict=True) for _ in range(length)]
     items = [dataset.items[item].item_id for sequence in dataset.sequences for item in sequence.tolist()]
@@ -77,21 +79,26 @@ def rectools(dataset: Dataset, folder: Path) -> list[Path]:
     )
     paths = [folder / "interactions.parquet", folder / "items.parquet"]
     for path, table in zip(paths, (frame, titles), strict=True):
-        temporary = path.with_suffix(".tmp")
-        table.write_parquet(temporary)
-        temporary.replace(path)
+        content = io.BytesIO()
+        table.write_parquet(content)
+        write_atomically(path, content.getvalue())
     return paths
 
 
-def export(dataset_folder: Path, folder: Path, form: str, name: str) -> list[Path]:
+def export(run: Path, folder: Path, form: str, name: str) -> list[Path]:
     """Write the prepared data set of a run's "dataset" step in the form "recbole" or "rectools".
 
     Raises RunError, DataError.
     """
-    if not dataset_folder.is_dir():
-        raise RunError(f"{dataset_folder} is missing: run a recipe up to its dataset first (`pauserec run RECIPE`)")
-    dataset = load_dataset(dataset_folder)
+    dataset = load_dataset(Run.existing(run).finished("dataset").path)
     return recbole(dataset, folder, name) if form == "recbole" else rectools(dataset, folder)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made ({error.strerror}): name another folder") from None
 
 
 def _field(text: str) -> str:

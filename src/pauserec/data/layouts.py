@@ -74,7 +74,7 @@ def find_files(config: DataConfig) -> tuple[Path, Path | None]:
 
 def open_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
     """The interactions file and its columns. Raises DataError naming the columns found and those expected."""
-    table = open_table(path, _known(config), config.delimiter)
+    table = open_table(path, _known(config), config.delimiter, recbole=config.format == "recbole")
     name = _layout_name(table, config, config.columns.item)
     default, known, given = Columns(), _EVENTS[name], config.columns
     layout = EventLayout(
@@ -83,7 +83,16 @@ def open_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
         timestamp=known.timestamp if given.timestamp == default.timestamp else given.timestamp,
         order=known.order if given.order == default.order else given.order,
     )
-    _require(table, {"data.columns.user": layout.user, "data.columns.item": layout.item})
+    wanted = {"user": layout.user, "item": layout.item}
+    wanted |= {
+        setting: column
+        for setting, column, usual in (
+            ("timestamp", given.timestamp, default.timestamp),
+            ("order", given.order, default.order),
+        )
+        if column is not None and column != usual
+    }
+    _require(table, {f"data.columns.{setting}": (column,) for setting, column in wanted.items()})
     has_time = layout.timestamp in table.columns or layout.order in table.columns
     if not has_time and not (layout.timestamp is None and config.ties == "file"):
         raise DataError(
@@ -97,7 +106,7 @@ def open_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
 def open_items(path: Path, config: DataConfig) -> tuple[Table, ItemLayout]:
     """The items file and its columns. Raises DataError naming the columns found and those expected."""
     literals = config.format in ("auto", "amazon2014")
-    table = open_table(path, _known(config), config.delimiter, literals=literals)
+    table = open_table(path, _known(config), config.delimiter, literals, recbole=config.format == "recbole")
     name = _layout_name(table, config, config.item_columns.item)
     default, given, separator = ItemColumns(), config.item_columns, config.category_separator
     known = _ITEMS.get(name, ItemLayout(given.item, given.title, given.categories, separator))
@@ -109,7 +118,10 @@ def open_items(path: Path, config: DataConfig) -> tuple[Table, ItemLayout]:
         title=known.title if given.title == default.title else given.title,
         categories=known.categories if given.categories == default.categories else given.categories,
     )
-    _require(table, {"data.item_columns.item": layout.item})
+    wanted: dict[str, tuple[str, ...]] = {"item": (layout.item,)}
+    wanted |= {"title": given.title} if given.title != default.title else {}
+    wanted |= {"categories": given.categories} if given.categories != default.categories else {}
+    _require(table, {f"data.item_columns.{setting}": columns for setting, columns in wanted.items() if columns})
     return table, layout
 
 
@@ -133,11 +145,13 @@ def _known(config: DataConfig) -> frozenset[str]:
     return frozenset(names | {config.item_columns.item, *config.item_columns.title, *config.item_columns.categories})
 
 
-def _require(table: Table, wanted: dict[str, str]) -> None:
-    for setting, name in wanted.items():
-        if name not in table.columns:
+def _require(table: Table, wanted: dict[str, tuple[str, ...]]) -> None:
+    """wanted: by setting, columns of which one must be there."""
+    for setting, names in wanted.items():
+        if not set(names) & set(table.columns):
+            missing = " or ".join(map(repr, names))
             raise DataError(
-                f"{table.path}: no column {name!r} among {_names(table)}: set {setting}, or data.delimiter if the "
+                f"{table.path}: no column {missing} among {_names(table)}: set {setting}, or data.delimiter if the "
                 "columns were not parted"
             )
 

@@ -17,12 +17,12 @@ from polars.exceptions import PanicException, PolarsError
 
 from pauserec.config import DataConfig
 from pauserec.data.histories import Histories, build_histories, id_hash
-from pauserec.data.layouts import find_files
+from pauserec.data.layouts import find_files, open_events, open_items
 from pauserec.data.quarantine import write_quarantine
 from pauserec.data.sources import Raw, read_raw
 from pauserec.errors import DataError
+from pauserec.files import write_atomically
 from pauserec.records import Dataset, IntArray, Item
-from pauserec.run import write_atomically
 
 ITEMS, HISTORIES, QUARANTINE, REPORT = "items.parquet", "histories.parquet", "quarantine.jsonl", "report.json"
 
@@ -60,11 +60,20 @@ def raw_files(config: DataConfig) -> tuple[Path, ...]:
     return tuple(path for path in find_files(config) if path is not None)
 
 
+def check_raw(config: DataConfig) -> None:
+    """Raise DataError, before anything is written, where a raw file cannot be opened or lacks a column."""
+    if raw_files(config):
+        events, items = find_files(config)
+        open_events(events, config)
+        if items is not None:
+            open_items(items, config)
+
+
 def load_dataset(path: Path) -> Dataset:
     """Read what `prepare` wrote. Raises DataError if the folder is not complete."""
     try:
-        items = pl.read_parquet(path / ITEMS)
-        histories = pl.read_parquet(path / HISTORIES)
+        items = pl.read_parquet(path / ITEMS, glob=False)
+        histories = pl.read_parquet(path / HISTORIES, glob=False)
         fingerprint = orjson.loads((path / REPORT).read_bytes())["fingerprint"]
         entries = zip(items["item_id"], items["title"], items["categories"].to_list(), strict=True)
         return Dataset(

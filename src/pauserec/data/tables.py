@@ -5,21 +5,17 @@ all raises DataError. Blank lines are no rows.
 """
 
 import csv
-import gzip
-import zlib
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal
 
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
-from rich.console import Console
-from rich.progress import Progress
 
 from pauserec.data.json_lines import parse_record
+from pauserec.data.lines import Line, Lines, read_lines
 from pauserec.errors import DataError
 
 DELIMITERS = ("\t", ",", ";", "|")
@@ -27,8 +23,6 @@ MAX_RECORD_LINES = 200
 """A quoted field may run over this many lines; more is taken for a quote that was never closed."""
 SAMPLE_ROWS = 1000
 """Rows of a JSON-lines file that are looked at to learn its columns."""
-_SHOW_PROGRESS_FROM = 4_000_000
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 NOT_UTF8 = "line is not UTF-8"
 SEVERAL_LINES = "quoted over several lines"
 
@@ -66,10 +60,13 @@ class Table:
         return _delimited_rows(self, places)
 
 
-def open_table(path: Path, known: frozenset[str], delimiter: str | None = None, literals: bool = False) -> Table:
+def open_table(
+    path: Path, known: frozenset[str], delimiter: str | None = None, literals: bool = False, *, recbole: bool = False
+) -> Table:
     """Find out what a file is and which columns it has.
 
-    known: column names we could use; the delimiter that shows most of them is taken unless one is given.
+    known: column names we could use; the delimiter that shows most of them is taken unless one is given. recbole: the
+    header is RecBole's whatever the file's suffix.
     Raises DataError if the file is missing, empty, in UTF-16, or not readable as any of the formats.
     """
     if not path.is_file():
@@ -79,21 +76,26 @@ def open_table(path: Path, known: frozenset[str], delimiter: str | None = None, 
             head = file.read(4)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+    if head == b"PK\x03\x04":
+        raise DataError(f"{path} is a zip archive: unpack it and name the file it holds")
     if head == b"PAR1":
         return Table(path, "parquet", _parquet_columns(path))
     name = path.name.removesuffix(".gz").lower()
     if name.endswith(".parquet"):
         raise DataError(f"{path} is not a Parquet file: write it again, or give it its right suffix")
-    first = next((line for line in _lines(path) if line.text is None or line.text.strip()), None)
+    first = next((line for line in read_lines(path) if line.text is None or line.text.strip()), None)
     if first is None:
         raise DataError(f"{path} is empty: give a file with rows")
     if name.endswith((".jsonl", ".ndjson", ".json")) or (first.text or "").lstrip().startswith("{"):
-        return Table(path, "jsonl", _json_columns(path, literals), literals=literals)
+        columns, start = _json_columns(path, literals), (first.text or "").strip()
+        if start == "[" or (start.startswith("[") and not columns):
+            raise DataError(f"{path} is one JSON array: write an object per line (jq -c '.[]' makes it)")
+        return Table(path, "jsonl", columns, literals=literals)
     if first.text is None:
         raise DataError(f"{path}: the header is not UTF-8; convert the file with iconv -t UTF-8")
     if delimiter is not None and len(delimiter) != 1:
         raise DataError(f'data.delimiter {delimiter!r} is not one character: write for example "," or "\\t"')
-    recbole = name.endswith((".inter", ".item"))
+    recbole = recbole or name.endswith((".inter", ".item"))
     headers = {mark: _header(first.text, mark, recbole) for mark in ((delimiter,) if delimiter else DELIMITERS)}
     mark = max(headers, key=lambda mark: (len(known & set(headers[mark])), len(headers[mark])))
     columns = headers[mark]
@@ -101,67 +103,6 @@ def open_table(path: Path, known: frozenset[str], delimiter: str | None = None, 
     if twice:
         raise DataError(f"{path}: column {twice[0]!r} stands twice in the header; rename one")
     return Table(path, "delimited", columns, mark, quoted=not recbole)
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    number: int
-    raw: str
-    text: str | None
-    """None where the bytes are not UTF-8."""
-
-
-class _Lines:
-    """Decoded lines of a file, with push-back for records that run over several lines."""
-
-    def __init__(self, path: Path) -> None:
-        self._source = _lines(path)
-        self._back: deque[_Line] = deque()
-
-    def __iter__(self) -> Iterator[_Line]:
-        return self
-
-    def __next__(self) -> _Line:
-        return self._back.popleft() if self._back else next(self._source)
-
-    def push_back(self, lines: Sequence[_Line]) -> None:
-        self._back.extendleft(reversed(lines))
-
-
-def _lines(path: Path) -> Iterator[_Line]:
-    """Lines without their ends (LF or CRLF) and without a byte order mark. DataError on UTF-16 and broken gzip."""
-    with path.open("rb") as plain:
-        packed = plain.read(2) == b"\x1f\x8b"
-        plain.seek(0)
-        file = cast(BinaryIO, gzip.GzipFile(fileobj=plain)) if packed else plain
-        size = path.stat().st_size
-        console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=size < _SHOW_PROGRESS_FROM) as bar:
-            task = bar.add_task(f"reading {path.name}", total=size)
-            try:
-                for number, line in enumerate(file, 1):
-                    if number == 1:
-                        _refuse_utf16(path, line)
-                        line = line.removeprefix(b"\xef\xbb\xbf")
-                    if number % 20_000 == 0:
-                        bar.update(task, completed=plain.tell())
-                    yield _decode(number, line.rstrip(b"\r\n"))
-            except (EOFError, gzip.BadGzipFile, zlib.error):
-                raise DataError(f"{path} is a damaged or truncated gzip file: fetch or pack it again") from None
-
-
-def _decode(number: int, line: bytes) -> _Line:
-    try:
-        text = line.decode()
-    except UnicodeDecodeError:
-        return _Line(number, line.decode(errors="backslashreplace"), None)
-    return _Line(number, text, text)
-
-
-def _refuse_utf16(path: Path, line: bytes) -> None:
-    start = line[:1024]
-    if start.startswith(_UTF16) or start.count(b"\0") * 3 > len(start) > 8:
-        raise DataError(f"{path} is in UTF-16 or UTF-32: convert it with iconv -f UTF-16 -t UTF-8")
 
 
 def _header(text: str, delimiter: str, recbole: bool) -> tuple[str, ...]:
@@ -176,7 +117,7 @@ def _header(text: str, delimiter: str, recbole: bool) -> tuple[str, ...]:
 def _delimited_rows(table: Table, places: Sequence[int]) -> Iterator[Row]:
     # A title of 1 MB is data, not an attack on us; the csv module's limit is a process-wide 128 kB.
     csv.field_size_limit(2**31 - 1)
-    lines = _Lines(table.path)
+    lines = Lines(table.path)
     next((line for line in lines if line.text and line.text.strip()), None)
     width = len(table.columns)
     for line in lines:
@@ -199,12 +140,12 @@ def _delimited_rows(table: Table, places: Sequence[int]) -> Iterator[Row]:
             yield Row(line.number, line.raw, [fields[n] if n >= 0 else None for n in places], repair=repair)
 
 
-def _quoted_record(first: str, lines: _Lines, delimiter: str, width: int) -> list[str] | None:
+def _quoted_record(first: str, lines: Lines, delimiter: str, width: int) -> list[str] | None:
     """Fields of a record that may run over several lines; None, and nothing swallowed, if its quotes do not close.
 
     Nor if each of three lines or more alone has just the fields of a row: then a stray quote met another further down.
     """
-    taken: list[_Line] = []
+    taken: list[Line] = []
 
     def feed() -> Iterator[str]:
         yield first + "\n"
@@ -227,7 +168,7 @@ def _quoted_record(first: str, lines: _Lines, delimiter: str, width: int) -> lis
 
 
 def _json_rows(path: Path, wanted: Sequence[str], literals: bool) -> Iterator[Row]:
-    for line in _lines(path):
+    for line in read_lines(path):
         if line.text is None:
             yield Row(line.number, line.raw, problem=NOT_UTF8)
             continue
@@ -247,7 +188,7 @@ def _json_rows(path: Path, wanted: Sequence[str], literals: bool) -> Iterator[Ro
 def _json_columns(path: Path, literals: bool) -> tuple[str, ...]:
     names: dict[str, None] = {}
     seen = 0
-    for line in _lines(path):
+    for line in read_lines(path):
         record = parse_record(line.text.replace("\0", ""), literals) if line.text else None
         if isinstance(record, dict):
             names.update(dict.fromkeys(str(name) for name in record))
@@ -259,7 +200,8 @@ def _json_columns(path: Path, literals: bool) -> tuple[str, ...]:
 
 def _parquet_columns(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(pl.read_parquet_schema(path))
+        with path.open("rb") as file:
+            return tuple(pl.read_parquet_schema(file))
     except (PolarsError, PanicException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file ({_first_line(error)}): write it again") from None
 
@@ -267,7 +209,7 @@ def _parquet_columns(path: Path) -> tuple[str, ...]:
 def _parquet_rows(path: Path, wanted: Sequence[str | None]) -> Iterator[Row]:
     names = list(dict.fromkeys(name for name in wanted if name is not None))
     try:
-        frame, odd = _within_calendar(pl.read_parquet(path, columns=names))
+        frame, odd = _within_calendar(pl.read_parquet(path, columns=names, glob=False))
         places = [names.index(name) if name is not None else -1 for name in wanted]
         for number, values in enumerate(frame.iter_rows(), 1):
             if number in odd:

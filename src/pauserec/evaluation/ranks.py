@@ -9,8 +9,8 @@ import polars as pl
 
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result
+from pauserec.files import write_atomically
 from pauserec.records import Dataset, IntArray, Split
-from pauserec.run import write_atomically
 
 SCHEMA = pl.Schema(
     {
@@ -39,7 +39,7 @@ def read_ranks(path: Path) -> pl.DataFrame:
     """The table that `write_ranks` wrote. Raises RunError if it is missing, damaged or another table."""
     remedy = f"`pauserec run {path.parent}/recipe.toml --out {path.parent}` writes it"
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except FileNotFoundError:
         raise RunError(
             f"{path} is missing: `pauserec run {path.parent}/recipe.toml --out {path.parent}` writes it"

@@ -8,8 +8,8 @@ import orjson
 
 from pauserec import parallel
 from pauserec.config import QuantizerConfig
+from pauserec.files import write_atomically
 from pauserec.records import Dataset, FloatArray
-from pauserec.run import write_atomically
 from pauserec.semantic_ids.assign import add_digit, reassign
 from pauserec.semantic_ids.codebooks import Codebooks
 from pauserec.semantic_ids.codes import SemanticIds

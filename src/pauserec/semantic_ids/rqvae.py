@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from vector_quantize_pytorch import ResidualVQ
 
-from pauserec import parallel
 from pauserec.config import QuantizerConfig, TrainingSettings
-from pauserec.fit import fit, forget_checkpoints
+from pauserec.fit import fit
 from pauserec.records import FloatArray, Step
 from pauserec.semantic_ids.assign import check_capacity
 from pauserec.semantic_ids.codebooks import Codebooks, squared_distances
@@ -41,8 +40,6 @@ def rqvae(
         check_capacity(len(vectors), config.codebook_sizes)
     codebooks, trained = train_rqvae(config, vectors, out=out, log=log)
     summary = write_ids(config, vectors, codebooks, load_dataset(dataset_step.path), out=out, log=log)
-    if parallel.is_main():
-        forget_checkpoints(out)
     return {**trained, **summary}
 
 

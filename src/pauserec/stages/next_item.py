@@ -152,8 +152,9 @@ class NextItemSamples:
 
     def _continuation(self, target: int) -> tuple[list[int], list[bool]]:
         suffix, answer = self._prompts.suffix, self._prompts.answer(target)
-        if self._stage.loss_on_end:
-            return suffix + answer, [False] * (len(suffix) - 1) + [True] * (len(answer) + min(1, len(suffix)))
+        if self._stage.loss_on_end:  # on `<|sid_begin|>` too, where that and no pause comes before the answer
+            begins = suffix[-1:] == [self._prompts.vocabulary.begin]
+            return suffix + answer, [False] * (len(suffix) - begins) + [True] * (begins + len(answer))
         codes = [self._prompts.is_code(token) for token in answer]
         return suffix + answer, [False] * len(suffix) + codes
 
