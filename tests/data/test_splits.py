@@ -121,6 +121,13 @@ def test_nothing_left_is_an_error_that_says_why() -> None:
         prepared([("u", "a", "")])  # type: ignore[list-item]
 
 
+def test_order_numbers_that_are_no_order_say_which_setting_leaves_them_aside(tmp_path: Path) -> None:
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp,order\nu,a,1,ORD-1\nu,b,2,ORD-2\n")
+    config = DataConfig(source=str(tmp_path), min_interactions=1)
+    with pytest.raises(DataError, match=r"2 x unreadable order.*set data.columns.order=null"):
+        prepare(config, out=tmp_path / "out", log=lambda **values: None)
+
+
 def test_a_folder_that_was_not_prepared(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--redo dataset"):
         load_dataset(tmp_path)

@@ -20,6 +20,7 @@ _MAX_NANOSECONDS = 2**63 - 1
 ID_MISSING = "missing id"
 TIME_MISSING, TIME_NEGATIVE, TIME_FUTURE = "missing timestamp", "negative timestamp", "future timestamp"
 TIME_BAD = "unreadable timestamp"
+ORDER_BAD = "unreadable order"
 
 
 class BadValueError(ValueError):
@@ -151,14 +152,14 @@ def clean_order(value: Any) -> int | float | None:
         try:
             value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else float(text)
         except ValueError:
-            raise BadValueError("unreadable order") from None
+            raise BadValueError(ORDER_BAD) from None
     if isinstance(value, float):
         if math.isnan(value):
             return None
         if value.is_integer() and abs(value) <= EXACT_FLOAT:
             return int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_NANOSECONDS:
-        raise BadValueError("unreadable order")
+        raise BadValueError(ORDER_BAD)
     return value
 
 

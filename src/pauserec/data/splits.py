@@ -16,6 +16,7 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from pauserec.config import DataConfig
+from pauserec.data.clean import ORDER_BAD
 from pauserec.data.histories import Histories, build_histories, id_hash
 from pauserec.data.layouts import find_files, open_events, open_items
 from pauserec.data.quarantine import write_quarantine
@@ -113,7 +114,9 @@ def _nothing_left(raw: Raw, config: DataConfig) -> str:
     most = f" ({most})" if most else ""
     read = f"of {raw.counts.read} interactions read, {raw.counts.quarantined} were quarantined{most}"
     if raw.events.is_empty():
-        return f"no usable interaction: {read}; run `pauserec data check` to see the rows"
+        order = raw.counts.reasons[ORDER_BAD]
+        remedy = f"; if {config.columns.order!r} is no order of events, set data.columns.order=null" if order else ""
+        return f"no usable interaction: {read}; run `pauserec data check` to see the rows{remedy}"
     return (
         f"no user is left after {config.min_interactions}-core filtering ({read}): lower data.min_interactions "
         "or give more data"
