@@ -219,3 +219,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot be made"), alone(tmp_path / "file" / "run"):
         pass
+    (tmp_path / "run" / ".lock").mkdir(parents=True)
+    with pytest.raises(RunError, match="cannot be opened"), alone(tmp_path / "run"):
+        pass

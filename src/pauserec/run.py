@@ -6,6 +6,7 @@ While a step runs, its folder is `STEP.partial`; an interrupted step finds its o
 Of several processes, the first one writes; the others take part in collective steps and wait for all others.
 """
 
+import errno
 import hashlib
 import shutil
 import time
@@ -247,8 +248,9 @@ def alone(path: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunError(f"another process is running in {path}: wait for it, or choose another --out") from None
-    except NotImplementedError:  # a file system that knows no locks
-        pass
+    except OSError as error:
+        if error.errno != errno.ENOLCK:  # a network's file system may know no locks: go on without one
+            raise RunError(f"{path / LOCK} cannot be opened ({error.strerror}): choose another --out") from None
     try:
         yield
     finally:
