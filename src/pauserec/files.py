@@ -1,12 +1,14 @@
 """Files that a crash at any moment leaves whole: written atomically, listed with their hashes, checked when read again."""
 
 import hashlib
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
+import polars as pl
 
 from pauserec.errors import RunError
 
@@ -61,6 +63,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Write Parquet as `write_atomically` writes."""
+    content = io.BytesIO()
+    table.write_parquet(content)
+    write_atomically(path, content.getvalue())
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read Parquet from the file of this name: left to itself, polars takes `[`, `*` and `?` for a pattern."""
+    return pl.read_parquet(path, columns=columns if columns is None else list(columns), glob=False)
 
 
 def fsync_folder(path: Path) -> None:

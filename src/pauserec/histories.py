@@ -1,6 +1,5 @@
 """Histories in, recommendations out: the files of `pauserec recommend`."""
 
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import polars as pl
 from pauserec.data.clean import BadValueError, clean_id
 from pauserec.data.tables import open_table
 from pauserec.errors import DataError
-from pauserec.files import write_atomically
+from pauserec.files import write_atomically, write_table
 from pauserec.records import Recommendations
 
 COLUMNS = ("user_id", "item_id")
@@ -92,9 +91,7 @@ def write(names: Sequence[str], found: Sequence[Recommendations], format_: str, 
             "fallback": pl.String,
             "fewer_than_asked": pl.Boolean,
         }
-        content = io.BytesIO()
-        pl.DataFrame(rows, schema=schema).write_parquet(content)
-        write_atomically(output, content.getvalue())
+        write_table(output, pl.DataFrame(rows, schema=schema))
         return
     lines = b"".join(orjson.dumps(row) + b"\n" for row in rows)
     if output is None:

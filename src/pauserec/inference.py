@@ -15,6 +15,7 @@ from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
 from pauserec.records import Dataset, IntArray, Item, Offer, Recommendations, Recommender, Scored
 from pauserec.results import counted_test, model_test, open_finished
+from pauserec.run import Run
 from pauserec.semantic_ids.codes import SemanticIds
 
 
@@ -128,25 +129,26 @@ def load(run: str | Path, model: str | None = None, *, cache_bytes: int = 0) -> 
     Raises RunError if the folder is no finished run or has no such model.
     """
     folder = open_finished(Path(run))
-    recipe = folder.recipe
     dataset = load_dataset(folder.finished("dataset").path)
-    drop_seen = recipe.evaluation.seen == "drop"
-    classical = [settings.name for settings in recipe.baselines]
-    if model in classical or (model is None and classical and not recipe.stages):
-        ranker = load_baseline(folder.finished(model or classical[-1]).path)
-        return TrainedRecommender(ranker, Popularity.fit(dataset), dataset, drop_seen=drop_seen)
-    counted = recipe.evaluation.baselines
+    recommender = _recommender(folder, model, dataset, cache_bytes)
+    drop_seen = folder.recipe.evaluation.seen == "drop"
+    return TrainedRecommender(recommender, Popularity.fit(dataset), dataset, drop_seen=drop_seen)
+
+
+def _recommender(folder: Run, model: str | None, dataset: Dataset, cache_bytes: int) -> Recommender:
+    recipe = folder.recipe
+    counted, trained = recipe.evaluation.baselines, [settings.name for settings in recipe.baselines]
+    if model in trained or (model is None and trained and not recipe.stages):
+        return load_baseline(folder.finished(model or trained[-1]).path)
     if model is not None and model in counted:
-        fitted = counted_test(recipe, model).fit(dataset)
-        return TrainedRecommender(fitted, Popularity.fit(dataset), dataset, drop_seen=drop_seen)
+        return counted_test(recipe, model).fit(dataset)
     models = {entry.name: entry for entry in recipe.evaluation.models}
-    rows = ", ".join([*counted, *classical, *models]) or "none"
+    rows = ", ".join([*counted, *trained, *models]) or "none"
     if model is not None and model not in models:
-        raise RunError(f"{run} has no model {model!r}: choose one of {rows}")
+        raise RunError(f"{folder.path} has no model {model!r}: choose one of {rows}")
     if model is None and not recipe.stages:
-        raise RunError(f"{run}: its recipe trains no model: choose a row of its table ({rows})")
+        raise RunError(f"{folder.path}: its recipe trains no model: choose a row of its table ({rows})")
     last = recipe.last_model
     chosen = models[model] if model is not None else EvaluatedModel(name=last, stage=last)
     ids = SemanticIds.load(folder.finished("semantic_ids").path)
-    recommender = model_test(recipe, chosen).recommender(folder.finished(chosen.stage), ids, dataset, cache_bytes)
-    return TrainedRecommender(recommender, Popularity.fit(dataset), dataset, drop_seen=drop_seen)
+    return model_test(recipe, chosen).recommender(folder.finished(chosen.stage), ids, dataset, cache_bytes)

@@ -84,7 +84,7 @@ class _FullSoftmax(torch.autograd.Function):
         loss = hidden.new_zeros((), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_trained = torch.zeros_like(trained) if ctx.needs_input_grad[1] else None
-        # two buffers serve all chunks: memory fresh from the system costs a CPU a third of the product itself
+        # two buffers serve all chunks: memory fresh from the system costs a CPU a fifth of the product and more
         buffers = weight.new_empty(2, min(CHUNK, len(hidden)), len(weight))
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(hidden), CHUNK):

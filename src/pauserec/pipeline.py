@@ -1,4 +1,4 @@
-"""The recipe, top to bottom: raw logs to a tested recommender. Read `_run` first."""
+"""The recipe, top to bottom: raw logs to a tested recommender. Read `run` first."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -66,38 +66,35 @@ def run(
     with alone(out):
         folder = Run.open(recipe, out, redo)
         folder.on_step = on_step
-        return _run(recipe, folder)
 
+        dataset = folder.step("dataset", prepare, recipe.data, files=raw_files(recipe.data))
+        tested = _counted(folder, dataset)
+        for settings in recipe.over_items:
+            tested[settings.name] = _baseline(folder, settings, dataset)
+        if not recipe.makes_ids:
+            return parallel.agree(lambda: _finish(folder, tested))
 
-def _run(recipe: Recipe, folder: Run) -> dict[str, Any]:
-    dataset = folder.step("dataset", prepare, recipe.data, files=raw_files(recipe.data))
-    tested = _counted(folder, dataset)
-    for settings in recipe.over_items:
-        tested[settings.name] = _baseline(folder, settings, dataset)
-    if not recipe.makes_ids:
+        beside = [folder.finished(recipe.embedder.baseline)] if recipe.embedder.baseline else []
+        vectors = folder.step("vectors", embed_items, recipe.embedder, dataset, *beside)
+        quantize = QUANTIZERS[recipe.quantizer.kind]
+        ids = folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
+        for settings in recipe.over_ids:
+            tested[settings.name] = _baseline(folder, settings, dataset, ids)
+
+        done = {"base": folder.step("base", grow_vocabulary, recipe.model, ids)} if recipe.stages else {}
+        for stage in recipe.stages:  # each names what it starts from, and depends on that alone
+            starts = [done[name] for name in stage.starts_from]
+            job = job_of(stage, recipe)
+            done[stage.name] = folder.step(stage.name, STAGES[stage.kind], job, *starts, dataset, ids, collective=True)
+
+        for model in recipe.evaluation.models:
+            test = model_test(recipe, model)
+            checkpoint = done[model.stage]
+            tested[model.name] = folder.step(
+                f"test-{model.name}", check_model, test, checkpoint, dataset, ids, collective=True
+            )
+
         return parallel.agree(lambda: _finish(folder, tested))
-
-    beside = [folder.finished(recipe.embedder.baseline)] if recipe.embedder.baseline else []
-    vectors = folder.step("vectors", embed_items, recipe.embedder, dataset, *beside)
-    quantize = QUANTIZERS[recipe.quantizer.kind]
-    ids = folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
-    for settings in recipe.over_ids:
-        tested[settings.name] = _baseline(folder, settings, dataset, ids)
-
-    done = {"base": folder.step("base", grow_vocabulary, recipe.model, ids)} if recipe.stages else {}
-    for stage in recipe.stages:  # each names what it starts from, and depends on that alone
-        starts = [done[name] for name in stage.starts_from]
-        job = job_of(stage, recipe)
-        done[stage.name] = folder.step(stage.name, STAGES[stage.kind], job, *starts, dataset, ids, collective=True)
-
-    for model in recipe.evaluation.models:
-        test = model_test(recipe, model)
-        checkpoint = done[model.stage]
-        tested[model.name] = folder.step(
-            f"test-{model.name}", check_model, test, checkpoint, dataset, ids, collective=True
-        )
-
-    return parallel.agree(lambda: _finish(folder, tested))
 
 
 def _counted(folder: Run, dataset: FinishedStep) -> dict[str, FinishedStep]:
@@ -120,18 +117,12 @@ def _baseline(folder: Run, settings: Baseline, dataset: FinishedStep, *ids: Fini
 
 def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> None:
     """Raise PauserecError, before anything is written, for what would stop a run later: it leaves a finished one alone."""
-    known_steps(recipe, redo)
-    check_trackers((*recipe.stages, *recipe.baselines))
-    if not Run(out, recipe, frozenset(redo)).is_done("dataset", recipe.data, (), raw_files(recipe.data)):
-        check_raw(recipe.data)
-
-
-def known_steps(recipe: Recipe, redo: tuple[str, ...]) -> tuple[str, ...]:
-    """The steps to redo. Raises RunError if one is none of the recipe's."""
     for name in redo:
         if name not in recipe.steps:
             raise RunError(f"--redo {name}: no step of this recipe, which are {', '.join(recipe.steps)}")
-    return redo
+    check_trackers((*recipe.stages, *recipe.baselines))
+    if not Run(out, recipe, frozenset(redo)).is_done("dataset", recipe.data, (), raw_files(recipe.data)):
+        check_raw(recipe.data)
 
 
 def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:

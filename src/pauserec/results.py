@@ -28,7 +28,7 @@ from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, evaluate
 from pauserec.evaluation.ranks import SCHEMA, write_ranks
-from pauserec.files import MANIFEST, file_hash, write_atomically
+from pauserec.files import MANIFEST, file_hash, read_table, write_atomically, write_table
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, Recommender, Split
@@ -267,9 +267,7 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
         "stages": stages,
         **made_from(run),
     }
-    tables = [pl.read_parquet(step.path / RANKS, glob=False) for step in tested.values()]
-    temporary = run.path / f".{RANKS}.tmp"
-    pl.concat([pl.DataFrame(schema=SCHEMA), *tables]).write_parquet(temporary)
-    temporary.replace(run.path / RANKS)
+    tables = [read_table(step.path / RANKS) for step in tested.values()]
+    write_table(run.path / RANKS, pl.concat([pl.DataFrame(schema=SCHEMA), *tables]))
     write_atomically(run.path / RESULT, orjson.dumps(content, option=orjson.OPT_INDENT_2))
     return content

@@ -13,6 +13,7 @@ import transformers
 from safetensors import safe_open
 
 from pauserec.data.splits import load_dataset
+from pauserec.files import read_table
 from pauserec.ledger import table_rows
 from pauserec.llm.model import ADDED_ROWS
 from pauserec.records import Dataset, FloatArray
@@ -78,7 +79,7 @@ def main_model(run: Run) -> str:
 
 
 def _examples(run: Run, dataset: Dataset, users: int) -> list[Example]:
-    ranks = pl.read_parquet(run.path / RANKS, glob=False).filter(pl.col("split") == "test")
+    ranks = read_table(run.path / RANKS).filter(pl.col("split") == "test")
     names = ranks["user_id"].unique(maintain_order=True).to_list()
     step = max(1, len(names) // users)
     found = []

@@ -4,7 +4,6 @@ Times are not kept: the position in the history stands in for them, so that "the
 everywhere.
 """
 
-import io
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,7 @@ import polars as pl
 from pauserec.config.settings import NAME
 from pauserec.data.splits import load_dataset
 from pauserec.errors import DataError
-from pauserec.files import write_atomically
+from pauserec.files import write_atomically, write_table
 from pauserec.records import Dataset
 from pauserec.run import Run
 
@@ -79,9 +78,7 @@ def rectools(dataset: Dataset, folder: Path) -> list[Path]:
     )
     paths = [folder / "interactions.parquet", folder / "items.parquet"]
     for path, table in zip(paths, (frame, titles), strict=True):
-        content = io.BytesIO()
-        table.write_parquet(content)
-        write_atomically(path, content.getvalue())
+        write_table(path, table)
     return paths
 
 

@@ -83,16 +83,10 @@ def open_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
         timestamp=known.timestamp if given.timestamp == default.timestamp else given.timestamp,
         order=known.order if given.order == default.order else given.order,
     )
-    wanted = {"user": layout.user, "item": layout.item}
-    wanted |= {
-        setting: column
-        for setting, column, usual in (
-            ("timestamp", given.timestamp, default.timestamp),
-            ("order", given.order, default.order),
-        )
-        if column is not None and column != usual
-    }
-    _require(table, {f"data.columns.{setting}": (column,) for setting, column in wanted.items()})
+    named = {"timestamp": given.timestamp, "order": given.order}
+    named = {setting: column for setting, column in named.items() if column not in (None, getattr(default, setting))}
+    wanted = {"user": layout.user, "item": layout.item, **named}
+    _require(table, {f"data.columns.{setting}": (column,) for setting, column in wanted.items() if column})
     has_time = layout.timestamp in table.columns or layout.order in table.columns
     if not has_time and not (layout.timestamp is None and config.ties == "file"):
         raise DataError(
@@ -118,10 +112,10 @@ def open_items(path: Path, config: DataConfig) -> tuple[Table, ItemLayout]:
         title=known.title if given.title == default.title else given.title,
         categories=known.categories if given.categories == default.categories else given.categories,
     )
-    wanted: dict[str, tuple[str, ...]] = {"item": (layout.item,)}
-    wanted |= {"title": given.title} if given.title != default.title else {}
-    wanted |= {"categories": given.categories} if given.categories != default.categories else {}
-    _require(table, {f"data.item_columns.{setting}": columns for setting, columns in wanted.items() if columns})
+    named = {"title": given.title, "categories": given.categories}
+    named = {setting: columns for setting, columns in named.items() if columns not in ((), getattr(default, setting))}
+    wanted = {"item": (layout.item,), **named}
+    _require(table, {f"data.item_columns.{setting}": columns for setting, columns in wanted.items()})
     return table, layout
 
 

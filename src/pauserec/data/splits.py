@@ -22,7 +22,7 @@ from pauserec.data.layouts import find_files, open_events, open_items
 from pauserec.data.quarantine import write_quarantine
 from pauserec.data.sources import Raw, read_raw
 from pauserec.errors import DataError
-from pauserec.files import write_atomically
+from pauserec.files import read_table, write_atomically, write_table
 from pauserec.records import Dataset, IntArray, Item
 
 ITEMS, HISTORIES, QUARANTINE, REPORT = "items.parquet", "histories.parquet", "quarantine.jsonl", "report.json"
@@ -73,8 +73,8 @@ def check_raw(config: DataConfig) -> None:
 def load_dataset(path: Path) -> Dataset:
     """Read what `prepare` wrote. Raises DataError if the folder is not complete."""
     try:
-        items = pl.read_parquet(path / ITEMS, glob=False)
-        histories = pl.read_parquet(path / HISTORIES, glob=False)
+        items = read_table(path / ITEMS)
+        histories = read_table(path / HISTORIES)
         fingerprint = orjson.loads((path / REPORT).read_bytes())["fingerprint"]
         entries = zip(items["item_id"], items["title"], items["categories"].to_list(), strict=True)
         return Dataset(
@@ -160,7 +160,7 @@ def _write_tables(dataset: Dataset, out: Path) -> None:
         pl.Series("title", [item.title for item in dataset.items], dtype=pl.String),
         pl.Series("categories", [list(item.categories) for item in dataset.items], dtype=pl.List(pl.String)),
     ]
-    pl.DataFrame(columns).write_parquet(out / ITEMS)
+    write_table(out / ITEMS, pl.DataFrame(columns))
     histories: dict[str, Any] = {
         "user_id": list(dataset.users),
         "items": [sequence.tolist() for sequence in dataset.sequences],
@@ -169,4 +169,4 @@ def _write_tables(dataset: Dataset, out: Path) -> None:
     if dataset.days is not None:
         histories["day"] = [days.tolist() for days in dataset.days]
         schema["day"] = pl.List(pl.Int64)
-    pl.DataFrame(histories, schema=schema).write_parquet(out / HISTORIES)
+    write_table(out / HISTORIES, pl.DataFrame(histories, schema=schema))

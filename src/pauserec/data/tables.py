@@ -17,6 +17,7 @@ from polars.exceptions import PanicException, PolarsError
 from pauserec.data.json_lines import parse_record
 from pauserec.data.lines import Line, Lines, read_lines
 from pauserec.errors import DataError
+from pauserec.files import read_table
 
 DELIMITERS = ("\t", ",", ";", "|")
 MAX_RECORD_LINES = 200
@@ -209,7 +210,7 @@ def _parquet_columns(path: Path) -> tuple[str, ...]:
 def _parquet_rows(path: Path, wanted: Sequence[str | None]) -> Iterator[Row]:
     names = list(dict.fromkeys(name for name in wanted if name is not None))
     try:
-        frame, odd = _within_calendar(pl.read_parquet(path, columns=names, glob=False))
+        frame, odd = _within_calendar(read_table(path, names))
         places = [names.index(name) if name is not None else -1 for name in wanted]
         for number, values in enumerate(frame.iter_rows(), 1):
             if number in odd:

@@ -1,6 +1,5 @@
 """ranks.parquet: every user's rank and top items under every model, so that a result can be checked without a GPU."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import polars as pl
 
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result
-from pauserec.files import write_atomically
+from pauserec.files import read_table, write_table
 from pauserec.records import Dataset, IntArray, Split
 
 SCHEMA = pl.Schema(
@@ -30,16 +29,14 @@ def write_ranks(path: Path, results: Mapping[str, Mapping[Split, Result]], datas
     A returned item number outside the catalogue stands as null in `top_items`.
     """
     frames = [_frame(model, result, dataset) for model, splits in results.items() for result in splits.values()]
-    content = io.BytesIO()
-    pl.concat([pl.DataFrame(schema=SCHEMA), *frames]).write_parquet(content)
-    write_atomically(path, content.getvalue())
+    write_table(path, pl.concat([pl.DataFrame(schema=SCHEMA), *frames]))
 
 
 def read_ranks(path: Path) -> pl.DataFrame:
     """The table that `write_ranks` wrote. Raises RunError if it is missing, damaged or another table."""
     remedy = f"`pauserec run {path.parent}/recipe.toml --out {path.parent}` writes it"
     try:
-        frame = pl.read_parquet(path, glob=False)
+        frame = read_table(path)
     except FileNotFoundError:
         raise RunError(
             f"{path} is missing: `pauserec run {path.parent}/recipe.toml --out {path.parent}` writes it"
