@@ -33,7 +33,7 @@ from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast
 from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.records import Item
-from pauserec.run import FinishedStep
+from pauserec.run_folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 
 DEVICE = best_device()

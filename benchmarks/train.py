@@ -21,7 +21,7 @@ from train_parts import PARTS, SIZES
 from pauserec.config import DataConfig, ModelConfig
 from pauserec.data.splits import load_dataset, prepare
 from pauserec.llm.growth import grow_vocabulary
-from pauserec.run import FinishedStep
+from pauserec.run_folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 
 

@@ -105,7 +105,7 @@ def tiny_settings(tiny_model: Path, tiny_embedder: Path, small_data: Path) -> Ca
             "model": {"name": str(tiny_model), "precision": "float32"},
             "prompt": {"system": "Name the next.", "history": "So far:", "history_length": 6},
             "stages": [
-                {"name": "cpt", "kind": "cpt", "corpus": "items", **training},
+                {"name": "cpt", "kind": "cpt", "corpus": "histories", **training},
                 {"name": "sft", "kind": "sft", "loss_on": "history", **next_item},
                 {"name": "pause_pretrain", "kind": "pause_pretrain", "corpus": "items", **training},
                 {"name": "implicit_sft", "kind": "implicit_sft", **next_item},

@@ -65,6 +65,12 @@ def test_any_recipe_survives_a_dump(layers: int | None, users: int | None, softm
             "'tiger' has final_fit = 'train' but builds on 'b'",
         ),
         ({"name": "x", "decoding": {"beams": 5}}, "decoding.beams"),
+        ({"name": "x", "stages": [STAGES[0] | {"layers": 2}]}, r"unknown setting 'stages\.cpt\.layers'"),
+        ({"name": "x", "stages": [STAGES[0] | {"epochs": 0}]}, r"setting 'stages\.cpt\.epochs'"),
+        ({"name": "x", "baselines": [B | {"batch_tokens": 0}]}, r"setting 'baselines\.b\.batch_tokens'"),
+        ({"name": "x", "evaluation": {"baselines": "popularity"}}, r'baselines.*write a list, .*\["popularity"\]'),
+        ({"name": "x", "stages": [*STAGES[:1], STAGES[1] | {"lora": 16}]}, r"stages\.sft\.lora': write a table"),
+        ({"name": "x", "data": {"source": 2024}}, 'data.source.*in quotes: "2024"'),
         ({"name": "x", "model": {"layers": True}}, "layers is a number, not True"),
         ({"name": "x", "embedder": {"batch_size": "64"}}, "batch_size is a number, not '64'"),
         ({"name": "x", "stages": [STAGES[0] | {"epochs": float("inf")}]}, "finite"),
@@ -175,3 +181,9 @@ def test_every_setting_is_explained() -> None:
         )
     ]
     assert silent == []
+
+
+def test_a_recipe_has_the_steps_it_needs_alone() -> None:
+    assert "semantic_ids" not in Recipe.parse({"name": "x", "baselines": [B]}).steps
+    assert Recipe.parse({"name": "x"}).steps[:3] == ("dataset", "vectors", "semantic_ids")
+    assert "base" in Recipe.parse({"name": "x", "stages": [dict(STAGES[0])]}).steps

@@ -19,7 +19,7 @@ from pauserec.export import escape, export_run, was_tested
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.vocabulary import grow_tokenizer
 from pauserec.results import model_test, recipe_hash
-from pauserec.run import Run
+from pauserec.run_folder import Run
 from pauserec.semantic_ids.codebooks import Codebooks
 from pauserec.semantic_ids.codes import SemanticIds
 
@@ -105,6 +105,7 @@ def test_the_catalogue_says_which_id_is_which_item(exported: Path) -> None:
     ids = SemanticIds.load(exported)
     assert [line["item_id"] for line in lines] == ["a", "b", "c"]
     assert lines[0]["title"] == HOSTILE
+    assert all(isinstance(line["categories"], list) for line in lines)
     assert [line["semantic_id"] for line in lines] == [ids.text(number) for number in range(3)]
     assert Codebooks.load(exported).width == 4
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pauserec.config import DataConfig
 from pauserec.errors import DataError
 from pauserec.histories import check_output, ids, read
 
@@ -24,6 +25,20 @@ def test_ids_are_those_of_a_run(tmp_path: Path) -> None:
     path = tmp_path / "users.parquet"
     pl.DataFrame({"user_id": [1.0, 1.0, 2.0], "item_id": [7.0, 8.0, None]}).write_parquet(path)
     assert read(None, path) == (["1", "2"], [["7", "8"], []])
+
+
+def test_events_are_sorted_as_the_run_sorted_its_own(tmp_path: Path) -> None:
+    rows = "reader,book,lent_at,order\na,1,1700000300,9\na,2,1700000100,10\na,1,1700000400,8\nb,,,\na,3,1700000300,7\n"
+    path = users(tmp_path, "users.csv", rows)
+    columns = {"user": "reader", "item": "book", "timestamp": "lent_at"}
+    by_time = DataConfig.model_validate({"columns": columns | {"order": None}})
+    assert read(None, path, by_time) == (["a", "b"], [["2", "1", "3"], []])
+    by_order = DataConfig.model_validate({"columns": columns, "repeats": "keep"})
+    assert read(None, path, by_order) == (["a", "b"], [["3", "1", "1", "2"], []])
+    with pytest.raises(DataError, match="line 2: unreadable timestamp"):
+        read(None, users(tmp_path, "bad.csv", "user_id,item_id,timestamp\na,1,soon\n"))
+    with pytest.raises(DataError, match="line 2: missing order"):
+        read(None, users(tmp_path, "bad.csv", "user_id,item_id,order\na,1,\n"))
 
 
 @pytest.mark.parametrize("dtype", [pl.List(pl.Int64), pl.Array(pl.Int64, 2)])
@@ -71,3 +86,9 @@ def test_answers_that_cannot_be_written_are_refused_before_the_work(
 ) -> None:
     with pytest.raises(DataError, match=message):
         check_output(format_, Path(output) if output else None)
+
+
+def test_answers_never_replace_the_histories(tmp_path: Path) -> None:
+    path = users(tmp_path, "u.jsonl", "{}")
+    with pytest.raises(DataError, match="is the file of --users"):
+        check_output("json", tmp_path / "." / "u.jsonl", path)

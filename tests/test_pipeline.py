@@ -14,6 +14,11 @@ import pauserec
 from pauserec.config import Recipe, SasrecConfig
 from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.pipeline import reevaluate, run
+from pauserec.plan import _stand_in_ids, make_plan
+from pauserec.report import ReportContent
+from pauserec.results import open_finished
+from pauserec.run_folder import Run
+from pauserec.summary import main_model, report_content
 
 SASREC = SasrecConfig(name="sas", kind="sasrec", epochs=1, width=8)
 
@@ -128,11 +133,17 @@ def test_each_history_has_its_own_limits(tiny_run: Path) -> None:
     with pytest.warns(UserWarning, match="ghost"):
         free = recommender.recommend(histories, k=5)
     best = free[0].items[0].item_id
-    with pytest.warns(UserWarning, match="ghost"):
+    with (
+        pytest.warns(UserWarning, match="ghost"),
+        pytest.warns(
+            UserWarning, match="1 ids of allow are not in the catalogue and were dropped, for example 'nowhere'"
+        ),
+        pytest.warns(UserWarning, match="1 ids of deny are not in the catalogue and were dropped, for example 'gone'"),
+    ):
         denied, allowed, fallback = recommender.recommend(
             histories,
             k=5,
-            deny=[[best], [], []],
+            deny=[[best], ["gone"], []],
             allow=[None, ["i7", "i9", "nowhere"], None],
             category=[None, None, "red"],
         )
@@ -167,6 +178,8 @@ def test_wrong_limits_are_refused(tiny_run: Path, limits: dict[str, Any], messag
 def test_a_flat_list_of_ids_is_refused(tiny_run: Path) -> None:
     with pytest.raises(RecipeError, match="histories holds a text"):
         pauserec.load(tiny_run).recommend(["i1", "i2"])  # type: ignore[list-item]
+    with pytest.raises(RecipeError, match="histories holds 50, but ids are text: write '50'"):
+        pauserec.load(tiny_run).recommend([[50, 181]])  # type: ignore[list-item]
 
 
 def test_k_below_one_is_refused(tiny_run: Path) -> None:
@@ -261,6 +274,9 @@ def test_help_and_import_load_no_torch() -> None:
     assert cli("--help").returncode == 0
 
 
+CPT = {"name": "cpt", "kind": "cpt"}
+
+
 def plain(data: Path, **data_settings: Any) -> Recipe:
     return Recipe.parse({"name": "plain", "data": {"source": str(data), **data_settings}})
 
@@ -268,6 +284,7 @@ def plain(data: Path, **data_settings: Any) -> Recipe:
 def test_a_run_that_cannot_start_leaves_a_finished_one_as_it_was(small_data: Path, tmp_path: Path) -> None:
     run(plain(small_data), tmp_path / "run")
     before = files_of(tmp_path / "run")
+    content = plain(small_data).model_dump(mode="json")
     tracked = Recipe.parse(
         {"name": "t", "data": {"source": str(small_data)}, "baselines": [SASREC.model_dump() | {"tracking": ["nope"]}]}
     )
@@ -275,6 +292,9 @@ def test_a_run_that_cannot_start_leaves_a_finished_one_as_it_was(small_data: Pat
         (plain(small_data, interactions=str(small_data / "typo.csv")), "is no file"),
         (plain(small_data, columns={"order": "postion"}), "no column 'postion'.*data.columns.order"),
         (tracked, "sas: tracking knows no 'nope'"),
+        (plain(small_data, source="ml-100"), "data.source: unknown data set 'ml-100'"),
+        (Recipe.parse(content | {"embedder": {"name": "minilm"}}), "embedder.name: 'minilm' is neither"),
+        (Recipe.parse(content | {"model": {"name": "typo"}, "stages": [CPT]}), "model.name: 'typo' is neither"),
     ):
         with pytest.raises(PauserecError, match=message):
             run(recipe, tmp_path / "run")
@@ -310,6 +330,53 @@ def test_a_report_is_never_older_than_its_results(
     reports = [(tmp_path / name / "report.html").read_text() for name in ("run", "new")]
     assert [text.count("dropped") for text in reports] == [reports[1].count("dropped")] * 2
     assert [text.count("kept") for text in reports] == [reports[1].count("kept")] * 2
+
+
+def reported(out: Path) -> ReportContent:
+    folder, content = open_finished(out), orjson.loads((out / "result.json").read_bytes())
+    return report_content(folder, content, {name: folder.finished(f"test-{name}") for name in content["models"]})
+
+
+def test_the_report_shows_the_last_training_alone(small_data: Path, tmp_path: Path) -> None:
+    content = plain(small_data).model_dump(mode="json")
+    for epochs, name in ((3, "first"), (3, "sas"), (1, "sas")):
+        baseline = SASREC.model_dump(mode="json") | {"epochs": epochs, "name": name}
+        run(Recipe.parse(content | {"baselines": [baseline]}), tmp_path / "run")
+    log = [orjson.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_bytes().splitlines()]
+    steps = [line["global_step"] for line in log if line["step"] == "sas" and "loss" in line]
+    last = steps[len(steps) - steps[::-1].index(1) - 1 :]
+    shown = reported(tmp_path / "run").log
+    assert [line["global_step"] for line in shown if line["step"] == "sas" and "loss" in line] == last != steps
+    assert not [line for line in shown if line["step"] == "first"]
+
+
+def test_a_dry_run_names_the_baselines_it_says_nothing_of(small_data: Path, tmp_path: Path) -> None:
+    content = plain(small_data).model_dump(mode="json") | {"baselines": [SASREC.model_dump(mode="json")]}
+    totals = make_plan(Recipe.parse(content), tmp_path / "run", ()).totals()
+    assert totals.endswith("not estimated: training sas")
+    assert "0 tokens" not in totals
+
+
+def test_the_plan_knows_digits_as_the_run_does(tiny_settings: Any, tmp_path: Path) -> None:
+    settings = tiny_settings() | {"quantizer": {"codebook_sizes": [2, 4], "collisions": "digit"}}
+    ids = _stand_in_ids(Recipe.parse(settings), 41)
+    assert ids.sizes == (2, 4, 8)
+    assert len(set(map(tuple, ids.codes.tolist()))) == 41
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = cli("export", tiny_run, tmp_path / "file" / "model")
+    assert done.returncode == 2
+    assert str(tmp_path / "file") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_run_is_about_its_last_model(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    stages = [stage.model_dump(mode="json") for stage in tiny_recipe.stages[:3]]
+    rows = {"models": [{"name": "row", "stage": "sft"}]}
+    recipe = Recipe.parse({"name": "x", "stages": stages, "evaluation": rows})
+    assert main_model(Run(tmp_path, recipe)) == "row"
 
 
 def test_damaged_results_are_collected_again(small_data: Path, tmp_path: Path) -> None:

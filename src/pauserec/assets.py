@@ -88,6 +88,29 @@ def embedder_path(name: str) -> str:
     return _model(name, "embedder", "embedder.name")
 
 
+def local_files(name: str) -> tuple[Path, ...]:
+    """Weights, configuration and tokenizer of a model that is named by its own folder; none for known names and hub ids."""
+    if name in ASSETS or not (folder := Path(name).expanduser()).is_dir():
+        return ()
+    return tuple(sorted(path for pattern in ("*.safetensors", "*.json") for path in folder.rglob(pattern)))
+
+
+def check_name(name: str, kind: Kind, setting: str) -> None:
+    """Raise AssetError for what can name nothing of this kind. Downloads nothing, so a hub id is taken at its word."""
+    asset, known_names = ASSETS.get(name), f"known are {_names(kind)}"
+    if asset is not None and asset.kind != kind:
+        raise AssetError(f"{setting}: {name!r} is a {asset.kind}, not a {kind}: {known_names}")
+    if asset is not None or Path(name).expanduser().is_dir():
+        return
+    if kind == "data set":
+        raise AssetError(f"{setting}: unknown data set {name!r}: {known_names}; or give an existing folder")
+    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise AssetError(
+            f"{setting}: {name!r} is neither a known name nor an existing folder: {known_names}; "
+            "or give a local folder or a hub id OWNER/NAME"
+        )
+
+
 def cache_folder() -> Path:
     """Where assets are kept: $PAUSEREC_CACHE, else the user's cache folder. It need not exist yet."""
     if chosen := os.environ.get("PAUSEREC_CACHE"):
@@ -100,22 +123,18 @@ def cache_folder() -> Path:
 
 
 def _model(name: str, kind: Kind, setting: str, *, weights: bool = True) -> str:
-    asset = ASSETS.get(name)
-    if asset is not None:
-        if asset.kind != kind:
-            raise AssetError(f"{setting}: {name!r} is a {asset.kind}, not a {kind}: known are {_names(kind)}")
-        return str(_resolve(asset))
+    check_name(name, kind, setting)
+    if name in ASSETS:
+        return str(_resolve(ASSETS[name]))
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)
-    remedy = f"known are {_names(kind)}; or give a local folder or a hub id OWNER/NAME"
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise AssetError(f"{setting}: {name!r} is neither a known name nor an existing folder: {remedy}")
     try:
         found = hub_snapshot(name, None, SAFE_FILES if weights else SMALL_FILES)
     except AssetError as error:
         raise AssetError(f"{setting}: {error}: give a local folder with the model, or one of {_names(kind)}") from None
     if weights and not any(Path(found).glob("*.safetensors")):
+        remedy = f"give a local folder, a hub id OWNER/NAME or one of {_names(kind)}"
         raise AssetError(f"{setting}: {name} has no weights as safetensors, and pickled ones are not loaded: {remedy}")
     return found
 

@@ -126,9 +126,10 @@ def recommend(
     """Recommend items for a history, or for every user of a file."""
     from pauserec import histories
     from pauserec.inference import load
+    from pauserec.run_folder import Run
 
-    names, wanted = histories.read(history, users)
-    histories.check_output(format_.value, output)
+    histories.check_output(format_.value, output, users)
+    names, wanted = histories.read(history, users, Run.existing(run).recipe.data)
     quiet_libraries()
     recommender = load(run, model)
     with one_line_warnings():
@@ -251,7 +252,9 @@ def list_assets() -> None:
     """List the data sets and models that can be named."""
     from pauserec import assets
 
-    table = Table("name", "kind", "licence", "size", "from", "cached")
+    table = Table()
+    for column in ("name", "kind", "licence", "size", "from", "cached"):
+        table.add_column(column, no_wrap=column == "name")  # whole: it is there to be copied
     for asset in assets.known():
         table.add_row(asset.name, asset.kind, asset.licence, asset.size, asset.source, "yes" if asset.cached else "no")
     console.print(table)
@@ -273,6 +276,11 @@ def main() -> None:
     except PauserecError as error:
         notes.print(Text(f"error: {error}", style="red"), soft_wrap=True)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        notes.print(Text(f"error: {error.filename}: {error.strerror}", style="red"), soft_wrap=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         notes.print("stopped; run the same command again to go on")
         sys.exit(130)
@@ -286,7 +294,7 @@ def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
     from pauserec.results import open_finished
 
     quiet_libraries()
-    with parallel.joined():
+    with parallel.joined(), one_line_warnings():
         content = run_pipeline(recipe, out, redo=redo, on_step=announce if parallel.is_main() else say_nothing)
         if not parallel.is_main():
             return

@@ -23,7 +23,7 @@ from pauserec.ledger import fit_of, ledger, table_rows
 from pauserec.pipeline import reevaluate
 from pauserec.records import Dataset, IntArray
 from pauserec.results import RANKS, RESULT, open_finished
-from pauserec.run import RECIPE, Run
+from pauserec.run_folder import RECIPE, Run
 
 RESAMPLES = 1000
 PAIRED = "ndcg@10"

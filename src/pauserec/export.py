@@ -22,7 +22,7 @@ from pauserec.llm.model import ADDED_ROWS, LanguageModel
 from pauserec.llm.prompts import Prompts
 from pauserec.records import Dataset
 from pauserec.results import RESULT, ModelTest, model_test, open_finished
-from pauserec.run import RECIPE, FinishedStep, Run
+from pauserec.run_folder import RECIPE, FinishedStep, Run
 from pauserec.semantic_ids.codebooks import CODEBOOKS
 from pauserec.semantic_ids.codes import HEADER, TABLE, SemanticIds
 
@@ -104,7 +104,12 @@ def _fill(
     shutil.copyfile(source.path / RECIPE, out / RECIPE)
     ids = SemanticIds.load(ids_step.path)
     entries = (
-        {"item_id": item.item_id, "title": item.title, "semantic_id": ids.text(number)}
+        {
+            "item_id": item.item_id,
+            "title": item.title,
+            "categories": item.categories,
+            "semantic_id": ids.text(number),
+        }
         for number, item in enumerate(dataset.items)
     )
     (out / ITEMS).write_bytes(b"".join(orjson.dumps(entry) + b"\n" for entry in entries))

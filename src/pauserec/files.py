@@ -51,7 +51,14 @@ def file_hash(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
+    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
+
+    A link stays one, and what it names is written; a device or a pipe is written to as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(content)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -75,6 +82,11 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """Read Parquet from the file of this name: left to itself, polars takes `[`, `*` and `?` for a pattern."""
     return pl.read_parquet(path, columns=columns if columns is None else list(columns), glob=False)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file that exists."""
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def fsync_folder(path: Path) -> None:

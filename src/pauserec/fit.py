@@ -28,7 +28,7 @@ from pauserec.config import TrainingSettings
 from pauserec.data.batches import IGNORE
 from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.files import MANIFEST, hashes, verify, write_atomically
-from pauserec.run import RESUMING
+from pauserec.run_folder import RESUMING
 from pauserec.sharding import is_sharded, load_optimizer_state, optimizer_state, restore
 from pauserec.watch import Size, TimedTrainer, Watch, forget_peak, load_trained, peak_memory, trained_weights
 

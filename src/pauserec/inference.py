@@ -15,7 +15,7 @@ from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
 from pauserec.records import Dataset, IntArray, Item, Offer, Recommendations, Recommender, Scored
 from pauserec.results import counted_test, model_test, open_finished
-from pauserec.run import Run
+from pauserec.run_folder import Run
 from pauserec.semantic_ids.codes import SemanticIds
 
 
@@ -48,17 +48,14 @@ class TrainedRecommender:
 
         allow, deny: per history the ids that alone may be recommended (None: all), and those that never may.
         category: per history the category that every item must be of (None: any).
-        Ids of a history that are not in the catalogue are dropped, with one warning that counts them; a history with none
-        left gets the most popular items, marked `fallback="popularity"`. Fewer than k legal items: fewer are given,
-        marked. Raises RecipeError if k is not positive, a category is unknown, the lists differ in length or hold texts.
+        Ids that are not in the catalogue are dropped, with one warning that counts them; a history with none left gets the
+        most popular items, marked `fallback="popularity"`. Fewer than k legal items: fewer are given, marked. Raises
+        RecipeError if k is not positive, a category is unknown, the lists differ in length or hold no lists of texts.
         """
         if k < 1:
             raise RecipeError(f"k is {k}: ask for at least 1 item")
         for name, lists in (("histories", histories), ("allow", allow), ("deny", deny)):
-            if any(isinstance(ids, str) for ids in (lists or ())):
-                raise RecipeError(
-                    f"{name} holds a text where a list of ids belongs: write [['50', '181']], not ['50', '181']"
-                )
+            _check_ids(name, lists or ())
         offer = self._offer(len(histories), allow, deny, category)
         k_found = min(k, len(self._dataset.items))
         number_of = self._dataset.number_of
@@ -97,11 +94,18 @@ class TrainedRecommender:
         deny: Sequence[Sequence[str]] | None,
         category: Sequence[str | None] | None,
     ) -> Offer:
-        """The limits of a request in item numbers; ids that the catalogue lacks limit nothing."""
+        """The limits of a request in item numbers; ids that the catalogue lacks are dropped with a warning."""
         for name, lists in (("allow", allow), ("deny", deny), ("category", category)):
             if lists is not None and len(lists) != histories:
                 raise RecipeError(f"{name} has {len(lists)} entries for {histories} histories: give one for each")
         number_of = self._dataset.number_of
+        for name, lists in (("allow", allow), ("deny", deny)):
+            lost = sorted({i for ids in lists or () if ids is not None for i in ids if i not in number_of})
+            if lost:
+                warnings.warn(
+                    f"{len(lost)} ids of {name} are not in the catalogue and were dropped, for example {lost[0]!r}",
+                    stacklevel=3,
+                )
 
         def numbers(ids: Sequence[str]) -> IntArray:
             return np.array(sorted({number_of[i] for i in ids if i in number_of}), dtype=np.int64)
@@ -119,6 +123,15 @@ class TrainedRecommender:
             members = self._members[wanted]
             allowed[row] = members if before is None else np.intersect1d(before, members)
         return Offer(allowed, None if deny is None else [numbers(ids) for ids in deny])
+
+
+def _check_ids(name: str, lists: Sequence[Sequence[str] | None]) -> None:
+    """Raises RecipeError unless `lists` holds lists of texts."""
+    if any(isinstance(ids, str) for ids in lists):
+        raise RecipeError(f"{name} holds a text where a list of ids belongs: write [['50', '181']], not ['50', '181']")
+    other = next((i for ids in lists if ids is not None for i in ids if not isinstance(i, str)), None)
+    if other is not None:
+        raise RecipeError(f"{name} holds {other!r}, but ids are text: write {str(other)!r}")
 
 
 def load(run: str | Path, model: str | None = None, *, cache_bytes: int = 0) -> TrainedRecommender:

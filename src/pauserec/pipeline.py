@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pauserec import parallel
+from pauserec.assets import check_name, local_files
 from pauserec.baselines.trained import load_baseline, train_baseline
 from pauserec.config import (
     Baseline,
@@ -41,7 +42,7 @@ from pauserec.results import (
     open_finished,
     ranking_of,
 )
-from pauserec.run import FinishedStep, Run, alone
+from pauserec.run_folder import FinishedStep, Run, alone, written_recipe
 from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.semantic_ids.embed import embed_items
@@ -75,23 +76,27 @@ def run(
             return parallel.agree(lambda: _finish(folder, tested))
 
         beside = [folder.finished(recipe.embedder.baseline)] if recipe.embedder.baseline else []
-        vectors = folder.step("vectors", embed_items, recipe.embedder, dataset, *beside)
+        embedder = local_files(recipe.embedder.name)
+        vectors = folder.step("vectors", embed_items, recipe.embedder, dataset, *beside, files=embedder)
         quantize = QUANTIZERS[recipe.quantizer.kind]
         ids = folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
         for settings in recipe.over_ids:
             tested[settings.name] = _baseline(folder, settings, dataset, ids)
 
-        done = {"base": folder.step("base", grow_vocabulary, recipe.model, ids)} if recipe.stages else {}
+        done = {}
+        if recipe.stages:
+            model = local_files(recipe.model.name)
+            done["base"] = folder.step("base", grow_vocabulary, recipe.model, ids, files=model)
         for stage in recipe.stages:  # each names what it starts from, and depends on that alone
             starts = [done[name] for name in stage.starts_from]
             job = job_of(stage, recipe)
             done[stage.name] = folder.step(stage.name, STAGES[stage.kind], job, *starts, dataset, ids, collective=True)
 
-        for model in recipe.evaluation.models:
-            test = model_test(recipe, model)
-            checkpoint = done[model.stage]
-            tested[model.name] = folder.step(
-                f"test-{model.name}", check_model, test, checkpoint, dataset, ids, collective=True
+        for entry in recipe.evaluation.models:
+            test = model_test(recipe, entry)
+            checkpoint = done[entry.stage]
+            tested[entry.name] = folder.step(
+                f"test-{entry.name}", check_model, test, checkpoint, dataset, ids, collective=True
             )
 
         return parallel.agree(lambda: _finish(folder, tested))
@@ -123,6 +128,11 @@ def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> None:
     check_trackers((*recipe.stages, *recipe.baselines))
     if not Run(out, recipe, frozenset(redo)).is_done("dataset", recipe.data, (), raw_files(recipe.data)):
         check_raw(recipe.data)
+    before = written_recipe(out)  # what it names was found then, and may be gone by now
+    if recipe.makes_ids and (before is None or before.embedder.name != recipe.embedder.name):
+        check_name(recipe.embedder.name, "embedder", "embedder.name")
+    if recipe.stages and (before is None or before.model.name != recipe.model.name):
+        check_name(recipe.model.name, "language model", "model.name")
 
 
 def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:

@@ -23,8 +23,8 @@ from pauserec.llm.rate import matrix_rate
 from pauserec.llm.vocabulary import Vocabulary, grow_tokenizer
 from pauserec.losses import CHUNK
 from pauserec.records import Dataset
-from pauserec.run import FinishedStep, Run
-from pauserec.semantic_ids.assign import check_capacity
+from pauserec.run_folder import FinishedStep, Run
+from pauserec.semantic_ids.assign import add_digit, check_capacity
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.next_item import NextItemSamples
@@ -53,6 +53,8 @@ class Plan:
     parameters: int
     steps: tuple[tuple[str, bool], ...]
     stages: tuple[StagePlan, ...]
+    unplanned: tuple[str, ...] = ()
+    """Baselines that would train, of whose cost nothing is said."""
 
     def table(self) -> Table:
         """Stages with tokens, time, memory and disk."""
@@ -71,14 +73,23 @@ class Plan:
         done = [name for name, done in self.steps if done]
         return (
             f"data: {users:,} users / {items:,} items / {interactions:,} interactions\n"
-            f"model: {self.parameters / 1e6:,.1f}M parameters\n"
-            f"would run: {', '.join(waiting) or 'nothing'}\n"
-            f"done already: {', '.join(done) or 'nothing'}\n"
-            f"training in all: {sum(stage.tokens for stage in self.stages):,} tokens, about "
-            f"{_duration(sum(stage.seconds for stage in self.stages))}, "
-            f"up to {max((stage.memory for stage in self.stages), default=0) / 1e9:.1f} GB of memory, "
-            f"{sum(stage.disk for stage in self.stages) / 1e9:.1f} GB on disk"
+            + (f"model: {self.parameters / 1e6:,.1f}M parameters\n" if self.stages else "")
+            + f"would run: {', '.join(waiting) or 'nothing'}\n"
+            f"done already: {', '.join(done) or 'nothing'}" + self._cost()
         )
+
+    def _cost(self) -> str:
+        text = ""
+        if self.stages:
+            text += (
+                f"\ntraining all stages: {sum(stage.tokens for stage in self.stages):,} tokens, about "
+                f"{_duration(sum(stage.seconds for stage in self.stages))}, "
+                f"up to {max(stage.memory for stage in self.stages) / 1e9:.1f} GB of memory, "
+                f"{sum(stage.disk for stage in self.stages) / 1e9:.1f} GB on disk"
+            )
+        if self.unplanned:
+            text += f"\nnot estimated: training {', '.join(self.unplanned)}"
+        return text
 
 
 def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
@@ -90,8 +101,11 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
         prepare(recipe.data, out=Path(folder), log=lambda **_: None)
         dataset = load_dataset(Path(folder))
     counts = (len(dataset.users), len(dataset.items), dataset.interactions)
+    steps = _steps(recipe, out, redo)
+    waiting = [name for name, done in steps if not done]
+    unplanned = tuple(baseline.name for baseline in recipe.baselines if baseline.name in waiting)
     if not recipe.stages:
-        return Plan(counts, 0, _steps(recipe, out, redo), ())
+        return Plan(counts, 0, steps, (), unplanned)
     source = assets.model_path(recipe.model.name, weights=False)
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     ids = _stand_in_ids(recipe, len(dataset.items))
@@ -112,7 +126,7 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
     stages = tuple(
         cost.stage(stage, *_tokens(stage, recipe, dataset, tokenizer, vocabulary, ids)) for stage in recipe.stages
     )
-    return Plan(counts, parameters, _steps(recipe, out, redo), stages)
+    return Plan(counts, parameters, steps, stages, unplanned)
 
 
 def _stand_in_ids(recipe: Recipe, items: int) -> SemanticIds:
@@ -121,7 +135,8 @@ def _stand_in_ids(recipe: Recipe, items: int) -> SemanticIds:
         check_capacity(items, sizes)
     codes = np.stack(np.unravel_index(np.arange(items) % np.prod(sizes), sizes), axis=1)
     if recipe.quantizer.collisions == "digit":
-        sizes, codes = (*sizes, items), np.column_stack([codes, np.arange(items)])
+        codes, digits = add_digit(codes, np.zeros(items, dtype=np.float32))
+        sizes = (*sizes, digits)
     return SemanticIds(codes, sizes)
 
 
@@ -149,7 +164,7 @@ def _tokens(
     prompts = Prompts(tokenizer, vocabulary, ids, dataset.items, recipe.prompt, form)
     samples = NextItemSamples(job_of(stage, recipe), prompts, fitting_sequences(dataset, stage.final_fit))  # type: ignore[arg-type]
     batches_ = samples.batches()
-    targets = len(ids.sizes) * sum(1 for _ in dataset.users) * stage.epochs
+    targets = len(ids.sizes) * len(dataset.users) * stage.epochs
     if stage.targets == "all" or stage.loss_on == "history":
         targets = len(ids.sizes) * dataset.interactions * stage.epochs
     return batches_.tokens, int(targets)
@@ -218,12 +233,13 @@ def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str,
     for settings in recipe.over_items:
         look_at(settings)
     if recipe.makes_ids:
-        look("vectors", recipe.embedder, "dataset", *filter(None, [recipe.embedder.baseline]))
+        beside = filter(None, [recipe.embedder.baseline])
+        look("vectors", recipe.embedder, "dataset", *beside, files=assets.local_files(recipe.embedder.name))
         look("semantic_ids", recipe.quantizer, "vectors", "dataset")
     for settings in recipe.over_ids:
         look_at(settings, "semantic_ids")
     if recipe.stages:
-        look("base", recipe.model, "semantic_ids")
+        look("base", recipe.model, "semantic_ids", files=assets.local_files(recipe.model.name))
     for stage in recipe.stages:
         look(stage.name, job_of(stage, recipe), *stage.starts_from, "dataset", "semantic_ids")
     for model in recipe.evaluation.models:

@@ -32,7 +32,7 @@ from pauserec.files import MANIFEST, file_hash, read_table, write_atomically, wr
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, Recommender, Split
-from pauserec.run import RECIPE, FinishedStep, Run, timed
+from pauserec.run_folder import RECIPE, FinishedStep, Run, timed
 from pauserec.semantic_ids.codes import SemanticIds
 
 RESULT = "result.json"

@@ -1,7 +1,7 @@
 """What the report and the terminal show of a finished run: examples, embeddings, and the facts around them."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pauserec.llm.model import ADDED_ROWS
 from pauserec.records import Dataset, FloatArray
 from pauserec.report import EmbeddingRows, Example, ReportContent, ShownItem, read_log
 from pauserec.results import RANKS
-from pauserec.run import FinishedStep, Run
+from pauserec.run_folder import FinishedStep, Run
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.pause_pretrain import ROW
 
@@ -41,7 +41,7 @@ def report_content(run: Run, content: Mapping[str, Any], tested: Mapping[str, Fi
             for row in table_rows(run.recipe, content, tested)
         },
         stages=content["stages"],
-        log=read_log(run.path / "log.jsonl"),
+        log=_last_trainings(read_log(run.path / "log.jsonl"), run.recipe.steps),
         quality=_json(run.finished("semantic_ids").path / "quality.json") if "semantic_ids" in run.steps else {},
         data_report=_json(run.finished("dataset").path / "report.json"),
         embeddings=_embeddings(run),
@@ -70,10 +70,20 @@ def examples(run: Run, users: int) -> list[dict[str, Any]]:
     ]
 
 
+def _last_trainings(log: list[dict[str, Any]], steps: Sequence[str]) -> list[dict[str, Any]]:
+    """Of the recipe's steps what was logged since each last began anew, and the lines that belong to no step."""
+    begun = {line["step"]: place for place, line in enumerate(log) if line.get("event") == "begin"}
+    return [
+        line
+        for place, line in enumerate(log)
+        if "step" not in line or (line["step"] in steps and place >= begun.get(line["step"], 0))
+    ]
+
+
 def main_model(run: Run) -> str:
-    """The model a run is about: the first that tests the last stage, else the first row."""
+    """The model a run is about: the first row of the last stage's, else the last baseline trained, else the first row."""
     recipe = run.recipe
-    rows = [model.name for model in recipe.evaluation.models if recipe.stages and model.stage == recipe.stages[-1].name]
+    rows = [model.name for model in recipe.evaluation.models if model.stage == recipe.last_model]
     rows += [baseline.name for baseline in reversed(recipe.baselines)]
     return [*rows, *recipe.evaluation.baselines][0]
 

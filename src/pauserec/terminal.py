@@ -48,7 +48,8 @@ def show_plan(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
     quiet_libraries()
     plan = make_plan(recipe, out, redo)
     console.print(Text(recipe.dump()))
-    console.print(plan.table())
+    if plan.stages:
+        console.print(plan.table())
     console.print(Text(plan.totals()))
 
 
@@ -60,7 +61,10 @@ def recommendation_table(name: str, result: "Recommendations", recommender: "Tra
         notice.append(f"{len(result.unknown)} unknown ids dropped")
     if result.fewer_than_asked:
         notice.append("fewer items than asked for")
-    table = Table("", "item", "title", "score", title=Text(name), caption=Text("; ".join(notice)) if notice else None)
+    table = Table("", title=Text(name), caption=Text("; ".join(notice)) if notice else None)
+    table.add_column("item", overflow="fold")  # whole: it is there to be copied
+    table.add_column("title")
+    table.add_column("score")
     for place, scored in enumerate(result.items, 1):
         title = recommender.item(scored.item_id).title
         table.add_row(str(place), Text(scored.item_id), Text(title), f"{scored.score:.3f}")
@@ -80,6 +84,6 @@ def one_line_warnings() -> Iterator[None]:
         notes.print(Text(f"warning: {message}", style="yellow"), soft_wrap=True)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
+        warnings.filterwarnings("always", category=UserWarning, module="pauserec")
         warnings.showwarning = show
         yield

@@ -46,6 +46,22 @@ def test_the_quarantine_file_has_line_and_reason(printed) -> None:
     assert [(line["line"], line["reason"]) for line in lines] == [(27, "unknown item"), (28, "negative timestamp")]
 
 
+def test_the_quarantine_never_replaces_a_file_that_is_read(printed) -> None:
+    folder, _ = printed
+    before = (folder / "events.csv").read_text()
+    done = check(folder, "--interactions", "events.csv", "--quarantine", "./events.csv")
+    assert done.returncode == 2
+    assert "is a file that is read" in done.stderr
+    assert (folder / "events.csv").read_text() == before
+
+
+def test_items_without_events_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *EVENTS]))
+    (tmp_path / "items.csv").write_text("\n".join(["item_id,title", *(f"i{n},t{n}" for n in range(7))]))
+    done = check(tmp_path, "--interactions", "events.csv", "--items", "items.csv")
+    assert rows(done.stdout)["accepted items without a usable event"] == 2
+
+
 def test_an_unusable_file_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "events.csv").write_text("a,b\n1,2\n")
     for arguments in (("--interactions", "events.csv"), ("--interactions", "none.csv")):

@@ -124,7 +124,7 @@ def test_nothing_left_is_an_error_that_says_why() -> None:
 def test_order_numbers_that_are_no_order_say_which_setting_leaves_them_aside(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp,order\nu,a,1,ORD-1\nu,b,2,ORD-2\n")
     config = DataConfig(source=str(tmp_path), min_interactions=1)
-    with pytest.raises(DataError, match=r"2 x unreadable order.*set data.columns.order=null"):
+    with pytest.raises(DataError, match=r"2 x unreadable order.*set data.columns.order=\"null\""):
         prepare(config, out=tmp_path / "out", log=lambda **values: None)
 
 

@@ -11,7 +11,7 @@ from pauserec.config import DataConfig, EmbedderConfig
 from pauserec.data.splits import prepare
 from pauserec.errors import AssetError, RunError
 from pauserec.records import Dataset, Item
-from pauserec.run import FinishedStep
+from pauserec.run_folder import FinishedStep
 from pauserec.semantic_ids.cooccurrence import cooccurrence_vectors, pair_counts, positive_pmi
 from pauserec.semantic_ids.embed import embed_items, item_text, join, load_vectors, new_item_vectors, text_vectors
 
@@ -141,6 +141,15 @@ def test_the_step_writes_joined_vectors_and_their_widths(embedder, tmp_path):
     assert (widths["text_width"], widths["cooccurrence_width"], widths["items_without_text"]) == (384, 4, 1)
     assert logged == summary
     assert (np.square(vectors[:, 384:]).sum(axis=1) > 0).sum() == 4  # the two held-out items have no training event
+
+
+def test_items_that_nothing_tells_apart_are_said_to_be(embedder, tmp_path):
+    events = [(user, item, item) for user in range(5) for item in range(6)]
+    pl.DataFrame(events, schema=["user_id", "item_id", "order"], orient="row").write_csv(tmp_path / "interactions.csv")
+    prepare(DataConfig(source=str(tmp_path)), out=tmp_path / "dataset", log=lambda **_: None)
+    step, bare = FinishedStep("dataset", tmp_path / "dataset", "f", {}), EmbedderConfig(name=embedder.name)
+    with pytest.warns(UserWarning, match="6 of 6 items have no text.*set embedder.cooccurrence_dims"):
+        embed_items(bare, step, out=tmp_path, log=lambda **_: None)
 
 
 def test_a_folder_that_is_no_embedder_is_refused(embedder, tmp_path):

@@ -17,7 +17,7 @@ from pauserec.data.splits import load_dataset, prepare
 from pauserec.errors import RunError, SemanticIdError
 from pauserec.files import MANIFEST
 from pauserec.records import Dataset
-from pauserec.run import RESUMING
+from pauserec.run_folder import RESUMING
 from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.codebooks import CODEBOOKS, Codebooks
 from pauserec.semantic_ids.codes import SemanticIds

@@ -1,5 +1,6 @@
 """The pauses live: their row gets a gradient and moves the SID logits; and they stand where the paper puts them."""
 
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,15 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from pauserec.config import PausePretrainConfig, PromptConfig
+from pauserec.config import PausePretrainConfig, PromptConfig, Recipe
+from pauserec.data.batches import Batches
 from pauserec.data.splits import load_dataset
 from pauserec.llm.model import LanguageModel, load_rows
 from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.tree import Document, TreePass
+from pauserec.pipeline import job_of
+from pauserec.records import Dataset, Item
+from pauserec.run_folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.stages.corpus import corpus_batches
+from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents
+from pauserec.stages.implicit_sft import implicit_sft
 from pauserec.stages.objective import Objective
-from pauserec.stages.pause_pretrain import ROW, first_pause_row, insert_pauses, word_starts
+from pauserec.stages.pause_pretrain import ROW, first_pause_row, insert_pauses, pause_pretrain, word_starts
+
+
+def finished(run: Path, *models: str) -> list[FinishedStep]:
+    return [FinishedStep(name, run / name, "", {}) for name in (*models, "dataset", "semantic_ids")]
 
 
 @pytest.fixture
@@ -41,12 +51,61 @@ def test_the_pause_row_gets_a_gradient_from_the_sid_logits(model: LanguageModel,
     assert gradient[model.vocabulary.pause].abs().max() > 0
 
 
-def test_implicit_sft_starts_from_the_pretrained_pause_row(tiny_run: Path) -> None:
-    ids = SemanticIds.load(tiny_run / "semantic_ids")
-    cpt, sft = (LanguageModel.load(tiny_run / name, ids) for name in ("cpt", "sft"))
+def test_implicit_sft_starts_from_the_pretrained_pause_row(
+    tiny_run: Path, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[torch.Tensor] = []
+
+    def trained(job: object, model: LanguageModel, *_: object, **__: object) -> dict[str, object]:
+        rows.extend(table[model.vocabulary.pause].clone() for table in (model.table, model.head))
+        return {}
+
+    monkeypatch.setattr(import_module("pauserec.stages.implicit_sft"), "train_next_item", trained)
+    job = job_of(tiny_recipe.stages[-1], tiny_recipe)
+    implicit_sft(job, *finished(tiny_run, "sft", "pause_pretrain"), out=tmp_path, log=lambda **_: None)  # type: ignore[arg-type]
     row = load_rows(tiny_run / "pause_pretrain" / ROW)[0]
-    assert not torch.equal(row, cpt.table[cpt.vocabulary.pause])
+    for start in rows:
+        torch.testing.assert_close(start, row)
+    sft = LanguageModel.load(tiny_run / "sft", SemanticIds.load(tiny_run / "semantic_ids"))
     assert not torch.equal(row, sft.table[sft.vocabulary.pause])
+
+
+def test_pause_pretraining_inserts_the_share_asked_for_and_teaches_no_pause(
+    tiny_run: Path, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[Batches[CorpusDocument], int]] = []
+
+    def fitted(objective: Objective, batches: Batches[CorpusDocument], *_: object, **__: object) -> dict[str, object]:
+        found.append((batches, objective.model.vocabulary.pause))
+        return {"tokens": 0, "training_seconds": 1.0}
+
+    module = import_module("pauserec.stages.pause_pretrain")
+    monkeypatch.setattr(module, "fit", fitted)
+    monkeypatch.setattr(module, "with_cost", lambda summary, *_, **__: summary)
+    stage = tiny_recipe.stages[2].model_copy(update={"share": 0.4})
+    job = job_of(stage, tiny_recipe)
+    pause_pretrain(job, *finished(tiny_run, "cpt"), out=tmp_path, log=lambda **_: None)  # type: ignore[arg-type]
+    ((batches, pause),) = found
+    tokens, labels = (np.concatenate([batches[n][key] for n in range(len(batches))]) for key in ("tokens", "labels"))
+    assert np.mean(tokens == pause) == pytest.approx(0.4 / 1.4, abs=0.02)
+    assert pause not in labels
+
+
+def test_the_start_of_a_pause_row_has_the_noise_asked_for(model: LanguageModel) -> None:
+    def start(noise: float) -> torch.Tensor:
+        stage = PausePretrainConfig(name="p", kind="pause_pretrain", init_noise=noise)
+        return first_pause_row(model, stage).detach()
+
+    moved = start(1e-2) - start(0.0)
+    expected = (1e-2 * model.table[: model.vocabulary.pause].detach().var()).sqrt()
+    assert float(moved.std()) == pytest.approx(float(expected), rel=0.4)
+
+
+def test_running_text_shows_training_events_alone() -> None:
+    items = tuple(Item(str(number)) for number in range(12))
+    data = Dataset(items, ("u", "v"), (np.arange(7), np.arange(7, 12)), "")
+    shown = [document.items.tolist() for document in corpus_documents(data, "histories", 3)]
+    assert shown == [[0, 1, 2], [3, 4], [7, 8, 9]]
 
 
 def test_cpt_trains_the_sid_rows_and_nothing_else(tiny_run: Path) -> None:
@@ -76,7 +135,7 @@ def test_pauses_take_a_tenth_and_never_split_a_word_or_an_id(model: LanguageMode
 
 def test_no_position_learns_to_say_pause(model: LanguageModel) -> None:
     pause = model.vocabulary.pause
-    document = ("text", 0, np.zeros(0, dtype=np.int64))
+    document = CorpusDocument(0, "text_first", np.array([0]))
     batches = corpus_batches(
         [document],
         lambda _: [5, pause, 6, pause, pause, 7],
@@ -99,8 +158,8 @@ def test_the_pause_row_starts_where_the_recipe_says(model: LanguageModel, init: 
 
 def test_an_objective_is_a_sum_over_targets(model: LanguageModel) -> None:
     batches = corpus_batches(
-        [("text", n, np.zeros(0, dtype=np.int64)) for n in range(3)],
-        lambda document: [5, 6, 7 + document[1]],
+        [CorpusDocument(n, "text_first", np.array([n])) for n in range(3)],
+        lambda document: [5, 6, 7 + document.number],
         epochs=1,
         batch_tokens=64,
         seed=0,

@@ -21,13 +21,12 @@ from scipy import sparse
 
 from pauserec.baselines.popularity import WEIGHTS, FinalFit, count_events, fitting_sequences, load_tensors
 from pauserec.config import CooccurrenceSettings
+from pauserec.data.pairs import weighted_pairs
 from pauserec.errors import RunError
-from pauserec.evaluation.ranking import best_items, withhold
+from pauserec.evaluation.ranking import ranked
 from pauserec.records import Dataset, IntArray, Offer, Ranking
 
 SETTINGS = "settings.json"
-CHUNK = 512
-"""Histories scored at once: bounds the dense score matrix to CHUNK x items."""
 
 
 class Cooccurrence:
@@ -54,14 +53,7 @@ class Cooccurrence:
 
     def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool, offer: Offer | None = None) -> Ranking:
         """The k best items. Co-occurring items score above 0; the rest follow by popularity with scores below 0."""
-        if not histories:
-            return Ranking(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))
-        parts = []
-        for begin in range(0, len(histories), CHUNK):
-            rows = range(begin, min(begin + CHUNK, len(histories)))
-            part = [histories[row] for row in rows]
-            parts.append(self._top(part, k, drop_seen, offer.rows(rows) if offer else None))
-        return Ranking(np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]))
+        return ranked(histories, k, self._scores, drop_seen=drop_seen, offer=offer)
 
     def save(self, folder: Path) -> None:
         """Write weights and settings into `folder`, which must exist."""
@@ -88,12 +80,9 @@ class Cooccurrence:
         similarity = sparse.csr_array((tensors["values"], tensors["indices"], tensors["indptr"]), shape=(items, items))
         return cls(similarity, tensors["counts"], settings)
 
-    def _top(self, histories: Sequence[IntArray], k: int, drop_seen: bool, offer: Offer | None) -> Ranking:
+    def _scores(self, histories: Sequence[IntArray]) -> np.ndarray:
         scores = (self._weights(histories) @ self.similarity).toarray()
-        filler = self._filler()
-        scores = np.where(scores > 0, scores, filler[None])
-        withhold(scores, histories, drop_seen, offer)
-        return best_items(scores, k)
+        return np.where(scores > 0, scores, self._filler()[None])
 
     def _weights(self, histories: Sequence[IntArray]) -> Any:
         """History weights as CSR [n, items]; an item that stands in a history twice has both weights."""
@@ -114,15 +103,5 @@ class Cooccurrence:
 
 def cooccurrences(sequences: Sequence[IntArray], items: int, settings: CooccurrenceSettings) -> Any:
     """C of the formula above, as CSR [items, items]; an item does not co-occur with itself."""
-    events = np.concatenate(sequences) if sequences else np.empty(0, dtype=np.int64)
-    owner = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
-    earlier, later, weights = [], [], []
-    for distance in range(1, settings.window + 1):
-        left, right = events[:-distance], events[distance:]
-        pair = (owner[:-distance] == owner[distance:]) & (left != right)
-        earlier.append(left[pair])
-        later.append(right[pair])
-        weights.append(np.full(int(pair.sum()), settings.distance_decay ** (distance - 1)))
-    where = np.concatenate(earlier), np.concatenate(later)
-    forward = sparse.csr_array((np.concatenate(weights), where), shape=(items, items))  # repeated pairs add up
+    forward = weighted_pairs(sequences, items, settings.distance_decay ** np.arange(settings.window))
     return (forward + settings.backward * forward.T).tocsr()

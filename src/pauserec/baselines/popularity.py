@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pauserec.errors import RunError
-from pauserec.evaluation.ranking import best_items, withhold
+from pauserec.evaluation.ranking import best_items, ranked
 from pauserec.records import Dataset, IntArray, Offer, Ranking
 
 FinalFit = Literal["train", "train+validation"]
@@ -33,9 +33,8 @@ class Popularity:
         if not drop_seen and offer is None:
             one = best_items(self.counts[None].astype(np.float64), k)
             return Ranking(np.repeat(one.items, len(histories), axis=0), np.repeat(one.scores, len(histories), axis=0))
-        scores = np.repeat(self.counts[None].astype(np.float64), len(histories), axis=0)
-        withhold(scores, histories, drop_seen, offer)
-        return best_items(scores, k)
+        counts = self.counts[None].astype(np.float64)
+        return ranked(histories, k, lambda part: counts.repeat(len(part), axis=0), drop_seen=drop_seen, offer=offer)
 
     def save(self, folder: Path) -> None:
         """Write the counts into `folder`, which must exist."""

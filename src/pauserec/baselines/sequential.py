@@ -26,7 +26,7 @@ from pauserec.config import BaselineJob, SequentialSettings, TigerConfig
 from pauserec.data.batches import IGNORE
 from pauserec.errors import RecipeError, RunError
 from pauserec.evaluation.metrics import CUTOFFS
-from pauserec.evaluation.ranking import best_items, withhold
+from pauserec.evaluation.ranking import ranked
 from pauserec.evaluation.validation import validator
 from pauserec.fit import fit
 from pauserec.llm.model import best_device
@@ -41,8 +41,6 @@ MODELS: dict[str, Callable[..., ItemModel]] = {
     "hstu": Hstu,
     "rearec": Rearec,
 }
-CHUNK = 256
-"""Histories ranked at once."""
 
 
 class Planned:
@@ -131,14 +129,7 @@ class SequentialRecommender:
     def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool, offer: Offer | None = None) -> Ranking:
         """See Recommender.top."""
         self.model.eval()
-        found = [Ranking(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))]
-        for begin in range(0, len(histories), CHUNK):
-            rows = range(begin, min(begin + CHUNK, len(histories)))
-            part = [histories[row] for row in rows]
-            scores = self._scores(part)
-            withhold(scores, part, drop_seen, offer.rows(rows) if offer else None)
-            found.append(best_items(scores, k))
-        return Ranking(np.concatenate([f.items for f in found]), np.concatenate([f.scores for f in found]))
+        return ranked(histories, k, self._scores, drop_seen=drop_seen, offer=offer)
 
     def _scores(self, histories: Sequence[IntArray]) -> np.ndarray:
         table = self.model.rows()

@@ -135,11 +135,12 @@ class Recipe(Settings):
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """Names of all steps a run of this recipe can have."""
+        """Names of all steps a run of this recipe has."""
+        own = ("dataset", *(("vectors", "semantic_ids") * self.makes_ids), *(("base",) * bool(self.stages)))
         trained = [entry.name for entry in (*self.stages, *self.baselines)]
         rows = [*self.evaluation.baselines, *(model.name for model in self.evaluation.models)]
         rows += [baseline.name for baseline in self.baselines]
-        return (*OWN_STEPS, *trained, *(TEST_STEP + row for row in rows))
+        return (*own, *trained, *(TEST_STEP + row for row in rows))
 
     @property
     def over_items(self) -> tuple[Baseline, ...]:
@@ -172,7 +173,7 @@ class Recipe(Settings):
         try:
             return cls.model_validate(_replace(raw, "null", None))
         except ValidationError as error:
-            raise RecipeError(_explain(error)) from None
+            raise RecipeError(_explain(error, raw)) from None
 
     def dump(self) -> str:
         """The resolved recipe as TOML, every default written out; "null" stands for none."""
@@ -225,15 +226,38 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict | list):
             raise RecipeError(f"--set {key}: there is no {'.'.join(parents[: depth + 1])} in this recipe")
     if not isinstance(node, dict):
-        raise RecipeError(f"--set {key}: name the entry too, for example stages.sft.{last}=...")
+        raise RecipeError(f"--set {key}: name an entry of it and a setting, for example stages.sft.epochs=2")
     node[last] = value
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, raw: dict[str, Any]) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = _setting(first["loc"], raw)
     if first["type"] == "extra_forbidden":
         return f"unknown setting {where!r}: remove it or check its spelling"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    message = first["msg"].removeprefix("Value error, ")
+    message = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
     return f"setting {where!r}: {message}{more}" if where else f"recipe: {message}{more}"
+
+
+_PLAIN = {
+    "tuple_type": 'write a list, for example ["popularity"]',
+    "model_type": "write a table, for example { rank = 16 }",
+    "model_attributes_type": "write a table, for example { rank = 16 }",
+    "string_type": 'write text, in quotes: "2024"',
+}
+"""What is wrong, by pydantic's kind of error, where its own words speak of Python."""
+
+
+def _setting(place: tuple[int | str, ...], raw: dict[str, Any]) -> str:
+    """A place in the checked recipe as the key that `--set` takes: entries by name, without the tags of unions."""
+    parts: list[str] = []
+    node: Any = raw
+    for part in place:
+        if isinstance(node, dict) and part not in node and part == node.get("kind"):
+            continue
+        known = (isinstance(node, dict) and part in node) or (isinstance(node, list) and part in range(len(node)))
+        node = node[part] if known else None
+        named = isinstance(part, int) and isinstance(node, dict)
+        parts.append(str(node.get("name", node.get("kind", part)) if named else part))
+    return ".".join(parts)

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from pauserec.config import DataConfig
 from pauserec.data.histories import build_histories
+from pauserec.data.layouts import find_files
 from pauserec.data.quarantine import Counts, write_quarantine
 from pauserec.data.sources import read_raw
 from pauserec.data.splits import describe
 from pauserec.errors import DataError
+from pauserec.files import same_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +39,8 @@ def check(config: DataConfig, quarantine: Path) -> CheckReport:
 
     Raises DataError if a file cannot be used at all, or if `quarantine` cannot be written.
     """
+    if any(path is not None and same_file(path, quarantine) for path in find_files(config)):
+        raise DataError(f"--quarantine {quarantine} is a file that is read: name another one")
     raw = read_raw(config)
     histories = build_histories(raw.events, config.min_interactions, config.ties, config.repeats)
     try:
@@ -75,6 +79,8 @@ def check_table(report: CheckReport) -> "Table":
                     add("", f"{label}: {kind}" if total is None else f"  {kind}", number)
         table.add_section()
     details = report.details
+    if details["items_without_events"]:
+        add("", "accepted items without a usable event", details["items_without_events"])
     add("histories", f"ordered by {details['ordered_by']}; ties", details["ties"])
     add("", "repeats of an item by a user", details["repeats"])
     add("", "events outside the k-core", details["outside_core"])

@@ -15,7 +15,7 @@ from pauserec.data.splits import load_dataset
 from pauserec.errors import DataError
 from pauserec.files import write_atomically, write_table
 from pauserec.records import Dataset
-from pauserec.run import Run
+from pauserec.run_folder import Run
 
 FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 

@@ -92,7 +92,7 @@ def open_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
         raise DataError(
             f"{path}: neither a timestamp ({layout.timestamp}) nor an order column ({layout.order}) among "
             f"{_names(table)}: set data.columns.timestamp or data.columns.order; if the file itself is in time order, "
-            'set data.columns.timestamp=null and data.ties="file"'
+            'set data.columns.timestamp="null" and data.ties="file"'
         )
     return table, layout
 
@@ -146,7 +146,7 @@ def _require(table: Table, wanted: dict[str, tuple[str, ...]]) -> None:
             missing = " or ".join(map(repr, names))
             raise DataError(
                 f"{table.path}: no column {missing} among {_names(table)}: set {setting}, or data.delimiter if the "
-                "columns were not parted"
+                "columns were not parted; a file without a header row needs one"
             )
 
 

@@ -15,6 +15,7 @@ import orjson
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
+from pauserec.assets import check_name
 from pauserec.config import DataConfig
 from pauserec.data.clean import ORDER_BAD
 from pauserec.data.histories import Histories, build_histories, id_hash
@@ -62,12 +63,14 @@ def raw_files(config: DataConfig) -> tuple[Path, ...]:
 
 
 def check_raw(config: DataConfig) -> None:
-    """Raise DataError, before anything is written, where a raw file cannot be opened or lacks a column."""
-    if raw_files(config):
-        events, items = find_files(config)
-        open_events(events, config)
-        if items is not None:
-            open_items(items, config)
+    """Raise DataError or AssetError, before anything is written, where a raw file cannot be opened or lacks a column."""
+    if not raw_files(config):
+        check_name(config.source, "data set", "data.source")
+        return
+    events, items = find_files(config)
+    open_events(events, config)
+    if items is not None:
+        open_items(items, config)
 
 
 def load_dataset(path: Path) -> Dataset:
@@ -94,6 +97,7 @@ def describe(raw: Raw, histories: Histories) -> dict[str, Any]:
     return {
         "interactions_file": raw.counts.as_dict(),
         "items_file": None if raw.without_text else raw.item_counts.as_dict(),
+        "items_without_events": len(raw.items) - raw.events["item_id"].n_unique(),
         "ordered_by": raw.ordered_by,
         "ties": histories.ties,
         "repeats": histories.repeats,
@@ -115,7 +119,7 @@ def _nothing_left(raw: Raw, config: DataConfig) -> str:
     read = f"of {raw.counts.read} interactions read, {raw.counts.quarantined} were quarantined{most}"
     if raw.events.is_empty():
         order = raw.counts.reasons[ORDER_BAD]
-        remedy = f"; if {config.columns.order!r} is no order of events, set data.columns.order=null" if order else ""
+        remedy = f'; if {config.columns.order!r} is no order of events, set data.columns.order="null"' if order else ""
         return f"no usable interaction: {read}; run `pauserec data check` to see the rows{remedy}"
     return (
         f"no user is left after {config.min_interactions}-core filtering ({read}): lower data.min_interactions "

@@ -78,7 +78,12 @@ def open_table(
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
     if head == b"PK\x03\x04":
-        raise DataError(f"{path} is a zip archive: unpack it and name the file it holds")
+        remedy = (
+            "save its sheet as CSV"
+            if path.suffix.lower() in (".xlsx", ".ods")
+            else "unpack it and name the file it holds"
+        )
+        raise DataError(f"{path} is a zip archive: {remedy}")
     if head == b"PAR1":
         return Table(path, "parquet", _parquet_columns(path))
     name = path.name.removesuffix(".gz").lower()

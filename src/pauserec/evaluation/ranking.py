@@ -1,11 +1,33 @@
 """From a score for every item to the k best: the one place where ties are broken."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from pauserec.records import IntArray, Offer, Ranking
+
+CHUNK = 256
+"""Histories scored at once: bounds the dense score matrix to CHUNK x items."""
+
+
+def ranked(
+    histories: Sequence[IntArray],
+    k: int,
+    score: Callable[[Sequence[IntArray]], npt.NDArray[np.floating]],
+    *,
+    drop_seen: bool,
+    offer: Offer | None,
+) -> Ranking:
+    """The k best items of each history by `score`, which gives [n, items] for n histories that it may write to."""
+    found = [Ranking(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))]
+    for begin in range(0, len(histories), CHUNK):
+        rows = range(begin, min(begin + CHUNK, len(histories)))
+        part = [histories[row] for row in rows]
+        scores = score(part)
+        withhold(scores, part, drop_seen, offer.rows(rows) if offer else None)
+        found.append(best_items(scores, k))
+    return Ranking(np.concatenate([f.items for f in found]), np.concatenate([f.scores for f in found]))
 
 
 def best_items(scores: npt.NDArray[np.floating], k: int) -> Ranking:

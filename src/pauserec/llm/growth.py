@@ -13,7 +13,7 @@ from pauserec.config import ModelConfig
 from pauserec.errors import ModelError
 from pauserec.llm.model import PAD_ROWS_TO, LanguageModel
 from pauserec.llm.vocabulary import grow_tokenizer
-from pauserec.run import FinishedStep
+from pauserec.run_folder import FinishedStep
 from pauserec.semantic_ids.codebooks import Codebooks
 from pauserec.semantic_ids.codes import SemanticIds
 

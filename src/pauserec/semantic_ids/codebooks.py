@@ -52,7 +52,7 @@ class Codebooks:
             rows = slice(start, start + _CHUNK)
             residual = latents[rows]
             for level, centroids in enumerate(self.levels):
-                codes[rows, level] = squared_distances(residual, centroids).argmin(axis=1)
+                codes[rows, level] = nearest(residual, centroids)
                 residual = residual - centroids[codes[rows, level]]
             errors[rows] = np.square(residual).sum(axis=1)
         return codes, errors
@@ -80,6 +80,13 @@ class Codebooks:
         if not levels or len({centroids.shape[1:] for centroids in book.levels}) != 1:
             raise _damaged(folder / CODEBOOKS, "levels of different widths")
         return book
+
+
+def nearest(points: FloatArray, centroids: FloatArray) -> IntArray:
+    """Number of each point's nearest centroid: int64 [n] from [n, d] and [k, d]; the distances are never held together."""
+    starts = range(0, max(1, len(points)), _CHUNK)
+    found = [squared_distances(points[start : start + _CHUNK], centroids).argmin(axis=1) for start in starts]
+    return np.concatenate(found).astype(np.int64)
 
 
 def squared_distances(points: FloatArray, centroids: FloatArray) -> FloatArray:

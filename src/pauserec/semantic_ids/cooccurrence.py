@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
+from pauserec.data.pairs import weighted_pairs
 from pauserec.records import FloatArray, IntArray
 
 
@@ -34,14 +35,7 @@ def cooccurrence_vectors(sequences: Sequence[IntArray], items: int, *, dims: int
 
 def pair_counts(sequences: Sequence[IntArray], items: int, window: int) -> sparse.csr_matrix:
     """Symmetric counts of pairs of different items within the window: sparse [items, items]."""
-    events = np.concatenate([np.zeros(0, dtype=np.int64), *sequences])
-    users = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
-    total = sparse.csr_matrix((items, items), dtype=np.float64)
-    for distance in range(1, window + 1):
-        left, right = events[:-distance], events[distance:]
-        pair = (users[:-distance] == users[distance:]) & (left != right)
-        ones = np.ones(int(pair.sum()))
-        total = total + sparse.coo_matrix((ones, (left[pair], right[pair])), shape=(items, items)).tocsr()
+    total = sparse.csr_matrix(weighted_pairs(sequences, items, np.ones(window)))
     return (total + total.T).tocsr()
 
 

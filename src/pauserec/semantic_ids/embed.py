@@ -1,5 +1,6 @@
 """Item vectors: sentence embeddings of the item text, joined on request with what training events say of the items."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ def embed_items(
         baseline_width = rows.shape[1]
         vectors = join(vectors, centred(rows), config.baseline_weight)
     empty = sum(not item_text(config, item) for item in dataset.items)
+    if 2 * empty > len(dataset.items) and vectors.shape[1] == text.shape[1]:
+        warnings.warn(
+            f"{empty:,} of {len(dataset.items):,} items have no text, and nothing else tells them apart, so their IDs mean "
+            "nothing: give an items file (data.items), or set embedder.cooccurrence_dims",
+            stacklevel=2,
+        )
     summary = {
         "items": len(vectors),
         "text_width": text.shape[1],

@@ -14,7 +14,7 @@ import numpy as np
 from pauserec.config import QuantizerConfig
 from pauserec.records import FloatArray, Step
 from pauserec.semantic_ids.assign import check_capacity
-from pauserec.semantic_ids.codebooks import Codebooks, squared_distances
+from pauserec.semantic_ids.codebooks import Codebooks, nearest
 from pauserec.semantic_ids.embed import load_vectors
 from pauserec.semantic_ids.quantize import write_ids
 
@@ -40,7 +40,7 @@ def residual_kmeans(vectors: FloatArray, sizes: tuple[int, ...], iterations: int
     levels = []
     for level, size in enumerate(sizes):
         centroids = _kmeans(residual, size, iterations, seed + level)
-        residual = residual - centroids[squared_distances(residual, centroids).argmin(axis=1)]
+        residual = residual - centroids[nearest(residual, centroids)]
         levels.append(centroids)
     return tuple(levels)
 

@@ -23,7 +23,7 @@ from pauserec.config import QuantizerConfig, TrainingSettings
 from pauserec.fit import fit
 from pauserec.records import FloatArray, Step
 from pauserec.semantic_ids.assign import check_capacity
-from pauserec.semantic_ids.codebooks import Codebooks, squared_distances
+from pauserec.semantic_ids.codebooks import Codebooks, nearest
 from pauserec.semantic_ids.embed import load_vectors
 from pauserec.semantic_ids.quantize import write_ids
 from pauserec.semantic_ids.rqkmeans import residual_kmeans
@@ -122,12 +122,12 @@ class RqVae(nn.Module):
         draw = np.random.default_rng((self.seed, epoch))
         residual = self.frozen().latents(self.items)
         for book_KD in self.books():
-            nearest = squared_distances(residual, _array(book_KD)).argmin(axis=1)
-            unused = np.flatnonzero(np.bincount(nearest, minlength=len(book_KD)) == 0)[: len(residual)]
+            used = nearest(residual, _array(book_KD))
+            unused = np.flatnonzero(np.bincount(used, minlength=len(book_KD)) == 0)[: len(residual)]
             chosen = residual[draw.choice(len(residual), size=len(unused), replace=False)]
             book_KD[torch.from_numpy(unused)] = torch.from_numpy(chosen).to(book_KD)
             centroids = _array(book_KD)
-            residual = residual - centroids[squared_distances(residual, centroids).argmin(axis=1)]
+            residual = residual - centroids[nearest(residual, centroids)]
 
     @torch.no_grad()
     def frozen(self) -> Codebooks:

@@ -1,6 +1,7 @@
 """Training samples from running text, for continual pretraining and pause pretraining."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -9,48 +10,61 @@ from pauserec.data.batches import Batches, Sample, labelled
 from pauserec.llm.prompts import Corpus
 from pauserec.records import Dataset, IntArray
 
-Document = tuple[str, int, IntArray]
-"""("text" | "sid", item, nothing) for one item in one direction, or ("history", user, items)."""
-NOTHING = np.zeros(0, dtype=np.int64)
+Kind = Literal["text_first", "sid_first", "history"]
 
 
-def corpus_documents(dataset: Dataset, corpus: Literal["histories", "items"], length: int) -> list[Document]:
+@dataclass(frozen=True, slots=True)
+class CorpusDocument:
+    """A stretch of one user's history, or one item: its text, then its ID, or the other way round."""
+
+    number: int
+    """Place in the corpus."""
+    kind: Kind
+    items: IntArray
+
+
+def corpus_documents(dataset: Dataset, corpus: Literal["histories", "items"], length: int) -> list[CorpusDocument]:
     """Every document of the corpus. Histories are training events only, cut into stretches of `length` items."""
+    found: list[tuple[Kind, IntArray]]
     if corpus == "items":
-        return [(first, item, NOTHING) for item in range(len(dataset.items)) for first in ("text", "sid")]
-    return [
-        ("history", user, items[start : start + length])
-        for user, items in enumerate(dataset.training_sequences())
-        for start in range(0, len(items), length)
-    ]
+        orders: tuple[Kind, ...] = ("text_first", "sid_first")
+        found = [(order, np.array([item])) for item in range(len(dataset.items)) for order in orders]
+    else:
+        found = [
+            ("history", items[start : start + length])
+            for items in dataset.training_sequences()
+            for start in range(0, len(items), length)
+        ]
+    return [CorpusDocument(number, kind, items) for number, (kind, items) in enumerate(found)]
 
 
-def document_tokens(corpus: Corpus, document: Document) -> list[int]:
+def document_tokens(corpus: Corpus, document: CorpusDocument) -> list[int]:
     """A document as token ids."""
-    kind, number, items = document
-    return corpus.history(items) if kind == "history" else corpus.item(number, text_first=kind == "text")
+    if document.kind == "history":
+        return corpus.history(document.items)
+    return corpus.item(int(document.items[0]), text_first=document.kind == "text_first")
 
 
 def corpus_batches(
-    documents: Sequence[Document],
-    tokens: Callable[[Document], list[int]],
+    documents: Sequence[CorpusDocument],
+    tokens: Callable[[CorpusDocument], list[int]],
     *,
     epochs: float,
     batch_tokens: int,
     seed: int,
     is_target: Callable[[int], bool] = lambda token: True,
-) -> Batches[Document]:
+) -> Batches[CorpusDocument]:
     """Batches of documents, each predicting every next token for which `is_target` holds."""
-    lengths = {id(document): len(tokens(document)) - 1 for document in documents}
+    lengths = {document.number: len(tokens(document)) - 1 for document in documents}
 
-    def build(document: Document) -> Sample:
+    def build(document: CorpusDocument) -> Sample:
         ids = tokens(document)
         inputs, labels = labelled(ids, [is_target(token) for token in ids])
         return Sample(inputs, labels)
 
     return Batches(
         lambda epoch, rng: documents,
-        lambda document: lengths[id(document)],
+        lambda document: lengths[document.number],
         build,
         epochs=epochs,
         batch_tokens=batch_tokens,

@@ -19,9 +19,9 @@ from pauserec.data.splits import load_dataset
 from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device, save_rows
 from pauserec.llm.prompts import Corpus
-from pauserec.run import FinishedStep
+from pauserec.run_folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.stages.corpus import Document, corpus_batches, corpus_documents, document_tokens
+from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective, seed_everything, trains_in_bfloat16
 
@@ -46,11 +46,10 @@ def pause_pretrain(
     model.to(best_device())
     corpus = Corpus(model.tokenizer, model.vocabulary, ids, dataset.items)
     documents = corpus_documents(dataset, stage.corpus, job.history_length)
-    number = {id(document): n for n, document in enumerate(documents)}
     starts = word_starts(model)
 
-    def with_pauses(document: Document) -> list[int]:
-        rng = np.random.default_rng([stage.seed, number[id(document)]])
+    def with_pauses(document: CorpusDocument) -> list[int]:
+        rng = np.random.default_rng([stage.seed, document.number])
         return insert_pauses(document_tokens(corpus, document), model.vocabulary.pause, starts, stage.share, rng)
 
     batches = corpus_batches(

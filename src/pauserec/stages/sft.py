@@ -11,7 +11,7 @@ from typing import Any
 from pauserec.config import NextItemJob
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format
-from pauserec.run import FinishedStep
+from pauserec.run_folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import train_next_item
 from pauserec.stages.objective import seed_everything

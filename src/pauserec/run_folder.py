@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from pauserec import parallel
 from pauserec.config import Recipe, Settings
-from pauserec.errors import RunError
+from pauserec.errors import RecipeError, RunError
 from pauserec.files import MANIFEST, file_hash, fsync_folder, hashes, read_json, verify, write_atomically
 
 STARTED = "started.json"
@@ -93,12 +93,18 @@ class Run:
     def is_done(
         self, name: str, settings: Settings | None, inputs: tuple[FinishedStep, ...], files: tuple[Path, ...] = ()
     ) -> bool:
-        """Whether the step stands finished in the folder, made from just these settings, inputs and raw files."""
+        """Whether the step stands finished in the folder, made from just these settings, inputs and raw files.
+
+        A step whose redoing was interrupted does not.
+        """
         manifest = self._manifest(name) if name not in self._redo else None
+        fingerprint = self.fingerprint(name, settings, inputs)
+        started = read_json(self.path / f"{name}.partial" / STARTED)
         return (
             manifest is not None
-            and manifest["fingerprint"] == self.fingerprint(name, settings, inputs)
+            and manifest["fingerprint"] == fingerprint
             and _agree(manifest.get("inputs"), _contents(inputs, files))
+            and not (started.get("redo") and started.get("fingerprint") == fingerprint)
         )
 
     def step(
@@ -137,10 +143,11 @@ class Run:
         if name in self.steps:
             return self.steps[name]
         manifest = self._manifest(name)
+        remedy = f"run `pauserec run {self.path / RECIPE} --out {self.path}`"
         if manifest is None:
-            raise RunError(f"{self.path} has no finished step {name!r}: run `pauserec run {self.path / RECIPE}` first")
+            raise RunError(f"{self.path} has no finished step {name!r}: {remedy} first")
         if self.expected is not None and not self._is_expected(name, manifest["fingerprint"]):
-            raise RunError(f"step {name!r} of {self.path} was redone since its results: run its {RECIPE} again")
+            raise RunError(f"step {name!r} of {self.path} was redone since its results: {remedy} again")
         verify(self.path / name, manifest["files"])
         content = _content(manifest["files"])
         step = FinishedStep(name, self.path / name, manifest["fingerprint"], manifest["summary"], content)
@@ -161,11 +168,16 @@ class Run:
         """Make the folder of a step that begins, or go on in that of the same step, interrupted."""
         started = read_json(partial / STARTED)
         same = started.get("fingerprint") == fingerprint and _agree(started.get("inputs"), contents)
-        if partial.exists() and (name in self._redo or not same):
-            shutil.rmtree(partial)
+        redo = name in self._redo
+        if not same or (redo and not started.get("redo")):
+            if partial.exists():
+                shutil.rmtree(partial)
             started = {}
+            self.log(name, event="begin")
         partial.mkdir(exist_ok=True)
-        content = {"fingerprint": fingerprint, "inputs": contents, "seconds": float(started.get("seconds", 0.0))}
+        spent = float(started.get("seconds", 0.0))
+        redo = redo or bool(started.get("redo"))
+        content = {"fingerprint": fingerprint, "inputs": contents, "seconds": spent, "redo": redo}
         write_atomically(partial / STARTED, orjson.dumps(content))
 
     def _do(
@@ -178,13 +190,13 @@ class Run:
     ) -> None:
         started = partial / STARTED
         before = orjson.loads(started.read_bytes())
-        made_from, spent = {key: before[key] for key in ("fingerprint", "inputs")}, before["seconds"]
+        made_from = {key: before[key] for key in ("fingerprint", "inputs")}
         begin = time.perf_counter()
         try:
             summary = function(settings, *inputs, out=partial, log=lambda **values: self.log(name, **values)) or {}
         finally:  # what an interrupted attempt took counts too, unless it was killed
-            seconds = round(spent + time.perf_counter() - begin, 3)
-            write_atomically(started, orjson.dumps(made_from | {"seconds": seconds}))
+            seconds = round(before["seconds"] + time.perf_counter() - begin, 3)
+            write_atomically(started, orjson.dumps(before | {"seconds": seconds}))
         # an attempt that was killed could not say what it took, but the checkpoint it left knows
         summary = {"seconds": max(seconds, summary.get("training_seconds", 0.0)), **summary}
         files = hashes(partial, without=(STARTED, RESUMING))
@@ -230,6 +242,14 @@ def _content(files: Mapping[str, Mapping[str, Any]]) -> str:
 def _agree(recorded: Mapping[str, str] | None, found: Mapping[str, str]) -> bool:
     """Whether all that was written down (earlier versions wrote nothing) and is still there is as it was."""
     return all(found.get(name, content) == content for name, content in (recorded or {}).items())
+
+
+def written_recipe(path: Path) -> Recipe | None:
+    """The recipe that a run folder holds; None if it holds none that can be read."""
+    try:
+        return Recipe.load(path / RECIPE)
+    except RecipeError:
+        return None
 
 
 @contextmanager

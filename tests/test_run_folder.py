@@ -7,7 +7,7 @@ import pytest
 
 from pauserec.config import Recipe, Settings
 from pauserec.errors import RunError
-from pauserec.run import FinishedStep, Run, alone
+from pauserec.run_folder import FinishedStep, Run, alone
 
 RECIPE = Recipe(name="r")
 
@@ -180,7 +180,7 @@ def test_a_step_killed_after_its_work_resumes_it(tmp_path: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pauserec.run.hashes", killed)
+        patch.setattr("pauserec.run_folder.hashes", killed)
         with pytest.raises(KeyboardInterrupt):
             Run.open(RECIPE, tmp_path / "run").step("a", trains, Number(value=1))
     finished = Run.open(RECIPE, tmp_path / "run").step("a", trains, Number(value=1))
@@ -204,6 +204,34 @@ def test_redo_mends_a_damaged_manifest(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="redo the step with --redo a"):
         pipeline(tmp_path / "run", 1, 2)
     assert pipeline(tmp_path / "run", 1, 2, redo=("a",)) == (1, 0, 0)
+
+
+def test_a_redo_that_was_interrupted_goes_on(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def trains(settings: Number, *, out: Path, log: Any) -> dict[str, Any]:
+        seen.append((out / "checkpoint").exists())
+        (out / "checkpoint").touch()
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return {}
+
+    def again(*redo: str) -> None:
+        Run.open(RECIPE, tmp_path / "run", redo).step("a", trains, Number(value=1))
+
+    again()
+    with pytest.raises(KeyboardInterrupt):
+        again("a")
+    assert (tmp_path / "run" / "a" / "checkpoint").exists(), "until it is redone, the old one stands"
+    again("a")
+    assert seen == [False, False, True], "the same command goes on"
+    again()
+    assert len(seen) == 3
+    seen[:] = [False]
+    with pytest.raises(KeyboardInterrupt):
+        again("a")
+    again()
+    assert seen == [False, False, True], "so does one without --redo"
 
 
 def test_one_process_at_a_time_runs_in_a_folder(tmp_path: Path) -> None:
