@@ -22,6 +22,7 @@ def test_a_list_of_runs_within_a_budget(tmp_path: Path) -> None:
     assert "part-00" in packed
     (tmp_path / "all").mkdir()
     subprocess.run("cat build/part-* | tar -xJ -C all", shell=True, check=True, cwd=tmp_path)
+    assert (tmp_path / "all" / "COMMIT").read_text().strip()
     fixed = ("--prepared", tmp_path / "all" / "prepared", "--work", tmp_path / "work")
 
     script("run.py", *fixed, "--out", tmp_path / "none", "--budget", 20, folder=tmp_path)

@@ -4,7 +4,7 @@
                                      [--part-mb 60] [--wheels NAME==VERSION ...]
 
 FOLDER holds the data sets that the list of rows names. `build/gpu/part-NN` are pieces of one compressed archive: on the other
-machine, `cat build/gpu/part-* | tar -xJ` unpacks `prepared/`, `cache/` and `wheels/` (docs/gpu.md).
+machine they give `COMMIT`, `prepared/`, `cache/` and `wheels/` again (docs/gpu.md).
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from entries import Entry, identity, read
+from measure import header
 
 from pauserec import assets
 from pauserec.config import Recipe
@@ -56,7 +57,8 @@ def pack(folder: Path, part_mb: int) -> list[Path]:
     """Cut the archive of everything made here into parts."""
     for old in folder.glob("part-*"):
         old.unlink()
-    names = [name for name in ("prepared", "cache", "wheels") if (folder / name).exists()]
+    (folder / "COMMIT").write_text(header()["commit"] + "\n")
+    names = [name for name in ("COMMIT", "prepared", "cache", "wheels") if (folder / name).exists()]
     archive = subprocess.Popen(["tar", "-cJ", "-C", str(folder), *names], stdout=subprocess.PIPE)
     assert archive.stdout is not None
     parts = []

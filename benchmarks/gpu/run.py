@@ -26,7 +26,11 @@ from pauserec.files import write_atomically
 from pauserec.results import COST
 
 RESERVE = 15.0
-"""Seconds kept back for writing summaries."""
+"""Seconds kept back for writing the last files."""
+SUMMARY = 60.0
+"""Seconds of a run kept back for ranking by the other rule and for its summary."""
+LOG_TAIL = 2000
+"""Characters of a failed run's log that come back."""
 COUNTED = ("popularity", "co-occurrence")
 PATIENCE = 2.0
 """How many times its guess a run may take."""
@@ -102,9 +106,12 @@ def start(entry: Entry, prepared: Path, work: Path) -> Path:
             raise FileNotFoundError(f"it goes on from {entry.start}, which is not finished in {work}")
         if not source.exists():
             raise FileNotFoundError(f"{source} is missing: run prepare.py for this list of rows")
+        copy = folder.with_name(f"{folder.name}.copy")  # under its name only when whole: a kill may come in between
+        shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(
-            source, folder, ignore=shutil.ignore_patterns("*.partial", "test-*", "result.json", "report.html")
+            source, copy, ignore=shutil.ignore_patterns("*.partial", "test-*", "result.json", "report.html")
         )
+        copy.rename(folder)
     write_atomically(work / f"{entry.key}.toml", entry.load().dump().encode())
     return folder
 
@@ -119,7 +126,10 @@ def train(entry: Entry, folder: Path, seconds: float) -> str | None:
             ).returncode
     except subprocess.TimeoutExpired:
         return f"cut short after {seconds:.0f} s"
-    return f"failed with exit code {code}, see {folder.with_suffix('.log').name}" if code else None
+    if not code:
+        return None
+    said = folder.with_suffix(".log").read_text(errors="replace")
+    return f"failed with exit code {code}: ...{said[-LOG_TAIL:]}"
 
 
 def summaries(entry: Entry, folder: Path, seen: str, seconds: float) -> list[dict[str, Any]]:
@@ -143,7 +153,8 @@ def do(entry: Entry, rows: Rows, options: argparse.Namespace, deadline: float) -
     began = time.monotonic()
     try:
         folder = start(entry, options.prepared, options.work)
-        failed = train(entry, folder, min(deadline - began, PATIENCE * 60 * entry.minutes))
+        left = deadline - SUMMARY - time.monotonic()
+        failed = train(entry, folder, max(1.0, min(left, PATIENCE * 60 * entry.minutes)))
         if failed:
             rows.give_up(entry, failed)
             return
@@ -162,7 +173,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=float, required=True, help="seconds for everything")
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_name("rows.toml"))
-    parser.add_argument("--work", type=Path, default=Path("gpu-runs"), help="run folders, which can be gone on with")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/gpu-runs"), help="run folders, which can be gone on with"
+    )
     parser.add_argument("--merge", type=Path, nargs="*", default=[], help="rows.json of other sessions")
     options = parser.parse_args()
     deadline = time.monotonic() + options.budget - RESERVE
@@ -175,7 +188,7 @@ def main() -> None:
         left = deadline - time.monotonic()
         if rows.done(entry):
             continue
-        if entry.minutes * 60 > left:
+        if entry.minutes * 60 > left and not (options.work / entry.key).exists():
             rows.give_up(entry, f"needs about {entry.minutes} minutes, {max(left, 0) / 60:.1f} are left")
             continue
         do(entry, rows, options, deadline)

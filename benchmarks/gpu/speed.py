@@ -94,7 +94,9 @@ def spread(work: Callable[[], Any], rounds: int) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def measure(name: str, rounds: int, layers: int | None, note: Callable[[dict[str, Any]], None]) -> None:
+def measure(
+    name: str, rounds: int, layers: int | None, note: Callable[[dict[str, Any]], None], deadline: float
+) -> None:
     """Everything about one shape, noted as it is found. Captures come last: a failed one spoils what is left of a process."""
     torch._dynamo.reset()  # compiled code is kept for eight shapes, of all models together
     dtype = torch.bfloat16 if bfloat16_is_fast(best_device()) else torch.float32
@@ -103,10 +105,10 @@ def measure(name: str, rounds: int, layers: int | None, note: Callable[[dict[str
     with tempfile.TemporaryDirectory() as place:
         model = random_model(name, Path(place) / "model", layers)
         ids, base = prepare(model, Path(place)), Path(place) / "base"
-        for way in (way for way in TRAINING if trains_here(way)):
+        for way in (way for way in TRAINING if trains_here(way) and time.monotonic() < deadline):
             found.setdefault("training", {})[way] = train(base, ids, dtype, way, rounds, TRAINED_TOKENS[name])
             note(found)
-        for way in (way for way in WAYS if runs_here(way)):
+        for way in (way for way in WAYS if runs_here(way) and time.monotonic() < deadline):
             found.setdefault("ways", {})[way] = attempt(base, ids, dtype, way, rounds)
             note(found)
 
@@ -196,7 +198,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shapes", nargs="+", default=SHAPES, choices=SHAPES)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--budget", type=float, default=600.0, help="seconds; shapes that come later are left out")
+    parser.add_argument("--budget", type=float, default=600.0, help="seconds; what begins later is left out")
     parser.add_argument("--layers", type=int, help="fewer layers, to try the script")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -210,7 +212,7 @@ def main() -> None:
             content["shapes"][name] = found | ({"layers": options.layers} if options.layers else {})
             write_atomically(options.out / "speed.json", json.dumps(content, indent=1).encode())
 
-        measure(name, options.rounds, options.layers, note)
+        measure(name, options.rounds, options.layers, note, began + options.budget)
         print(json.dumps({name: content["shapes"][name]}), flush=True)
 
 

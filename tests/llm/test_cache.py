@@ -44,7 +44,8 @@ def test_a_kept_prefix_equals_running_it(config: PreTrainedConfig, cold: int) ->
     before = TreeCache(1, 9, 4, CPU)
     run(model, before, [torch.cat([kept, kept[:1]])])
     cache = TreeCache(2, 20, 6, CPU)
-    cache.restore([None if row < cold else before.prefix(0, 8) for row in range(2)])
+    prefix = before.prefix(0, 8)
+    cache.restore([None if row < cold else prefix for row in range(2)])
     whole = [torch.cat([kept, rest]) for rest in rests]
     found = run(model, cache, [ids if row < cold else ids[8:] for row, ids in enumerate(whole)])
     for states, ids in zip(found, whole, strict=True):

@@ -13,7 +13,7 @@ from transformers import (
 
 from pauserec.errors import ModelError
 from pauserec.llm.flex import FlexPass
-from pauserec.llm.tree import IMPLEMENTATION, Document, Pass, TreePass
+from pauserec.llm.tree import IMPLEMENTATION, LITTLE, MUCH, Document, Pass, TreePass
 
 SHAPE = {
     "hidden_size": 64,
@@ -54,10 +54,17 @@ def as_tree(model: PreTrainedModel, ids: torch.Tensor, tree: Pass) -> torch.Tens
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("opening", [0, 5])
-@pytest.mark.parametrize("kind", [TreePass, FlexPass])
+@pytest.mark.parametrize(("kind", "padding"), [(TreePass, LITTLE), (TreePass, MUCH), (FlexPass, LITTLE)])
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @torch.no_grad()
-def test_branches_equal_separate_sequences(config: PreTrainedConfig, opening: int, kind: type[TreePass]) -> None:
+def test_branches_equal_separate_sequences(
+    config: PreTrainedConfig,
+    opening: int,
+    kind: type[TreePass],
+    padding: tuple[float, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pauserec.llm.tree.LITTLE", padding)
     model = make(config)
     documents = [Document(12, ((5, 4), (12, 3), (8, 2))), Document(7), Document(9, ((9, 10),))]
     first, *rows = [torch.randint(0, 100, (n,)) for n in (opening, *(document.length for document in documents))]

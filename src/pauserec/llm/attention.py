@@ -66,7 +66,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tenso
         return _folded(q, k, v, scale, mask)
     if _by_products(q, k):
         return _products(q, k, v, scale, mask)
+    if q.device.type == "cuda":
+        return ungrouped(q, k, v, scale, mask)
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def ungrouped(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
+    """As `attend`, every head with a key head of its own: PyTorch's GPU kernel for masks knows no groups, nor does its
+    gradient; left to itself it would hold all scores in float32."""
+    share = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
 def prepared(mask: Tensor, q: Tensor, k: Tensor) -> Tensor:

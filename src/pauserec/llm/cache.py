@@ -68,9 +68,12 @@ class TreeCache:
         for layer in range(len(kept)):
             for buffers, part in ((self.keys, 0), (self.values, 1)):
                 buffer = kept.new_zeros(len(self.past), self.width, *kept.shape[3:])
-                for row, prefix in enumerate(prefixes):
-                    if prefix is not None:
-                        buffer[row, : prefix.shape[2]] = prefix[layer, part]
+                if all(prefix is kept for prefix in prefixes):  # the template alone: one copy, not one a row
+                    buffer[:, : kept.shape[2]] = kept[layer, part]
+                else:
+                    for row, prefix in enumerate(prefixes):
+                        if prefix is not None:
+                            buffer[row, : prefix.shape[2]] = prefix[layer, part]
                 buffers.append(buffer)
         self.past = [0 if prefix is None else prefix.shape[2] for prefix in prefixes]
 

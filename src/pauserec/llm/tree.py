@@ -26,6 +26,10 @@ from pauserec.llm.attention import attend, blocks, causal, lower
 IMPLEMENTATION = "pauserec_tree"
 
 
+LITTLE, MUCH = (1.2, 8), (2.0, 64)
+"""How unequal documents may be that are padded together: on a CPU padding costs time, on a GPU every group does."""
+
+
 @dataclass(frozen=True)
 class Document:
     """One document of a pass: `trunk` tokens, then the branches' tokens, branch after branch.
@@ -111,8 +115,10 @@ class TreePass:
         trunks = [document.trunk for document in self.documents]
         branched = [row for row, document in enumerate(self.documents) if document.branches]
         self._buckets = [self._first()] if self.opening else []
-        self._buckets += [self._trunks(rows) for rows in _similar(list(range(len(trunks))), trunks)]
-        self._buckets += [self._branches(rows) for rows in _similar(branched, [d.length for d in self.documents])]
+        padding = MUCH if self.device.type == "cuda" else LITTLE
+        self._buckets += [self._trunks(rows) for rows in _similar(list(range(len(trunks))), trunks, padding)]
+        whole = [document.length for document in self.documents]
+        self._buckets += [self._branches(rows) for rows in _similar(branched, whole, padding)]
         self._order = torch.cat([bucket.queries.flatten()[bucket.real] for bucket in self._buckets]).argsort()
 
     def positions(self) -> Tensor:
@@ -168,11 +174,11 @@ class TreePass:
         return index.to(self.device), real.flatten().nonzero()[:, 0].to(self.device)
 
 
-def _similar(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Rows grouped so that padding a group to its longest wastes little."""
+def _similar(rows: Sequence[int], lengths: Sequence[int], padding: tuple[float, int]) -> list[list[int]]:
+    """Rows grouped so that in a group of shortest length l none is longer than padding[0] * l + padding[1]."""
     groups: list[list[int]] = []
     for row in sorted(rows, key=lambda row: lengths[row]):
-        if groups and lengths[row] <= 1.2 * lengths[groups[-1][0]] + 8:
+        if groups and lengths[row] <= padding[0] * lengths[groups[-1][0]] + padding[1]:
             groups[-1].append(row)
         else:
             groups.append([row])
