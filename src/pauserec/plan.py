@@ -14,7 +14,6 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from pauserec import assets
-from pauserec.baselines.popularity import fitting_sequences
 from pauserec.config import Baseline, BaselineJob, CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, Stage
 from pauserec.data.splits import load_dataset, prepare, raw_files
 from pauserec.llm.model import best_device, use_bfloat16
@@ -162,7 +161,7 @@ def _tokens(
     length = (implicit.history_length if implicit else None) or recipe.prompt.history_length
     form = Format(implicit.fields if implicit else (), implicit.pauses if implicit else 0, length)
     prompts = Prompts(tokenizer, vocabulary, ids, dataset.items, recipe.prompt, form)
-    samples = NextItemSamples(job_of(stage, recipe), prompts, fitting_sequences(dataset, stage.final_fit))  # type: ignore[arg-type]
+    samples = NextItemSamples(job_of(stage, recipe), prompts, dataset.training_sequences(stage.final_fit))  # type: ignore[arg-type]
     batches_ = samples.batches()
     targets = len(ids.sizes) * len(dataset.users) * stage.epochs
     if stage.targets == "all" or stage.loss_on == "history":

@@ -11,6 +11,7 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 Split = Literal["train", "validation", "test"]
+FinalFit = Literal["train", "train+validation"]
 HELD_OUT: dict[Split, int] = {"test": 1, "validation": 2, "train": 3}
 """How far from the end of a user's sequence each split's target stands (leave-last-out)."""
 
@@ -67,9 +68,10 @@ class Dataset:
             if len(sequence) > back
         ]
 
-    def training_sequences(self) -> list[IntArray]:
-        """Per user, the events that training may see: all but the validation and the test target."""
-        return [sequence[:-2] for sequence in self.sequences]
+    def training_sequences(self, final_fit: FinalFit = "train") -> list[IntArray]:
+        """Per user, the events that a fit may see: all but both held-out targets, or but the test target alone."""
+        held_out = HELD_OUT["validation" if final_fit == "train" else "test"]
+        return [sequence[:-held_out] for sequence in self.sequences]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from pauserec.evaluation.ranks import SCHEMA, write_ranks
 from pauserec.files import MANIFEST, file_hash, read_table, write_atomically, write_table
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
-from pauserec.records import Dataset, Recommender, Split
+from pauserec.records import Dataset, FinalFit, Recommender, Split
 from pauserec.run_folder import RECIPE, FinishedStep, Run, timed
 from pauserec.semantic_ids.codes import SemanticIds
 
@@ -40,9 +40,6 @@ RANKS = "ranks.parquet"
 METRICS = "metrics.json"
 COST = ("training_seconds", "share", "device_hours", "tokens", "tokens_per_second", "peak_memory_bytes", "mfu")
 """The ledger's keys that the run log repeats at its end."""
-
-
-FinalFit = Literal["train", "train+validation"]
 
 
 class Ranking(Settings):

@@ -97,6 +97,68 @@ def test_rearec_trains_its_steps(objective: str, loss: str) -> None:
     assert (model.steps.weight.grad.abs().sum(1) > 0).all()
 
 
+def log_chances(scores: np.ndarray) -> np.ndarray:
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("heat", [1.0, 0.5])
+def test_losses_against_items_by_hand(heat: float) -> None:
+    table, hidden, targets = torch.randn(5, 4), torch.randn(3, 4), torch.tensor([0, 4, 4])
+    scores = (hidden @ table.T).numpy().astype(np.float64) / heat
+
+    def loss(kind: str) -> tuple[float, np.ndarray]:
+        found = ItemLoss(config("sasrec", loss=kind, negatives=4), table, targets)
+        return float(found(hidden, heat)), found.drawn.numpy()
+
+    full, _ = loss("full")
+    assert full == pytest.approx(-sum(log_chances(scores)[row, target] for row, target in enumerate(targets)), rel=1e-5)
+    sampled, drawn = loss("sampled")
+    expected = 0.0
+    for row, target in enumerate(targets.tolist()):
+        others = [scores[row, item] for item in drawn if item != target]
+        expected -= log_chances(np.array([scores[row, target], *others]))[0]
+    assert sampled == pytest.approx(expected, rel=1e-5)
+    bce, drawn = loss("bce")
+    expected = 0.0
+    for row, target in enumerate(targets.tolist()):
+        expected += np.log1p(np.exp(-scores[row, target]))
+        expected += np.log1p(np.exp(scores[row, drawn[row]])) * (drawn[row] != target)
+    assert bce == pytest.approx(expected, rel=1e-5)
+
+
+def rearec_by_hand(objective: str, **settings: float) -> tuple[float, list[np.ndarray], np.ndarray, np.ndarray]:
+    """The loss of a ReaRec, its states at the targets, their scores [steps + 1, M, I] and the targets [M]."""
+    chosen = config("rearec", objective=objective, loss="full", steps=2, noise=0.0, temperature=0.5, **settings)
+    model, items = loud(Rearec(ITEMS, chosen)), histories()
+    labels = torch.where(items > 0, items - 1, IGNORE)
+    with torch.no_grad():
+        total = float(model.loss(items, labels, lambda targets: ItemLoss(chosen, model.rows(), targets)))
+        states = [state[labels != IGNORE].numpy().astype(np.float64) for state in model.think(items)]
+        table = model.rows().numpy()
+    return total, states, np.stack([state @ table.T for state in states]), labels[labels != IGNORE].numpy()
+
+
+def test_an_ensemble_ranks_by_its_mean_and_is_paid_for_members_that_differ() -> None:
+    total, _, scores, targets = rearec_by_hand("erl", apart=0.1)
+    chances = log_chances(scores / 0.5)
+    expected = -log_chances(scores.mean(0) / 0.5)[np.arange(len(targets)), targets].sum()
+    pairs = [(p, q) for i, p in enumerate(chances) for j, q in enumerate(chances) if i != j]
+    expected -= 0.1 * np.mean([(np.exp(q) * (q - p)).sum() for p, q in pairs])
+    assert total == pytest.approx(expected, rel=1e-4)
+
+
+def test_progressive_steps_grow_sharper_and_know_themselves_under_noise() -> None:
+    total, states, scores, targets = rearec_by_hand("prl", cooling=3.0, contrast=0.2)
+    rows = np.arange(len(targets))
+    expected = -log_chances(scores[-1] / 0.5)[rows, targets].sum()
+    for step, heat in enumerate((0.5 * 9, 0.5 * 3)):
+        expected -= log_chances(scores[step] / heat)[rows, targets].sum() / 2
+    for state in states[1:]:  # without noise, a state meets itself
+        unit = state / np.linalg.norm(state, axis=1, keepdims=True)
+        expected -= 0.2 * log_chances(unit @ unit.T / 0.5)[rows, rows].sum() / 2
+    assert total == pytest.approx(expected, rel=1e-4)
+
+
 def test_rearec_needs_a_softmax() -> None:
     baseline = {"name": "r", "kind": "rearec", "loss": "bce"}
     with pytest.raises(RecipeError, match="ReaRec's objectives need a softmax"):
@@ -130,6 +192,9 @@ def test_bert4rec_hides_the_share_it_was_told_and_never_nothing() -> None:
     model.loss(items, items - 1, recording(counts, settings, model.rows()))
     expected = 0.3 * 10 + 0.7**10
     assert len(counts[0]) / 400 == pytest.approx(expected, rel=0.1)
+    torch.manual_seed(1)
+    summed = model.loss(items, items - 1, lambda targets: lambda states: states.new_tensor(float(len(targets))))  # type: ignore[arg-type,return-value]
+    assert float(summed) == pytest.approx(items.numel(), rel=1e-4), "weighed as if every item were a target"
     rare = loud(Bert4rec(ITEMS, config("bert4rec", mask_share=1e-6)))
     rare.loss(items, items - 1, recording(counts, settings, rare.rows()))
     assert counts[1].tolist() == (items[:, -1] - 1).tolist()

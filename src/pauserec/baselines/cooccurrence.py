@@ -19,12 +19,12 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 from scipy import sparse
 
-from pauserec.baselines.popularity import WEIGHTS, FinalFit, count_events, fitting_sequences, load_tensors
+from pauserec.baselines.popularity import WEIGHTS, count_events, load_tensors
 from pauserec.config import CooccurrenceSettings
 from pauserec.data.pairs import weighted_pairs
 from pauserec.errors import RunError
 from pauserec.evaluation.ranking import ranked
-from pauserec.records import Dataset, IntArray, Offer, Ranking
+from pauserec.records import Dataset, FinalFit, IntArray, Offer, Ranking
 
 SETTINGS = "settings.json"
 
@@ -44,7 +44,7 @@ class Cooccurrence:
     ) -> Self:
         """Count co-occurrences in the events that `final_fit` admits."""
         settings = settings or CooccurrenceSettings()
-        sequences = fitting_sequences(dataset, final_fit)
+        sequences = dataset.training_sequences(final_fit)
         counts = count_events(sequences, len(dataset.items))
         damping = 1.0 / np.sqrt(np.maximum(counts, 1))
         similarity = cooccurrences(sequences, len(dataset.items), settings).multiply(damping[None]).tocsr()

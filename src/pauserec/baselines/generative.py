@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pauserec.baselines.files import read_settings, read_weights, write_model
-from pauserec.baselines.popularity import fitting_sequences
 from pauserec.baselines.sequential import Planned, padded
 from pauserec.baselines.tiger import Tiger, TigerScorer
 from pauserec.config import BaselineJob, TigerConfig
@@ -133,7 +132,7 @@ def fit_tiger(
         model = Tiger(ids.sizes, settings)
     recommender = TigerRecommender(model.to(best_device()), ids, settings)
     validate = validator(recommender, dataset, settings, seen=job.seen, top_k=max(CUTOFFS))
-    batches = IdBatches(fitting_sequences(dataset, settings.final_fit), ids, settings)
+    batches = IdBatches(dataset.training_sequences(settings.final_fit), ids, settings)
     bfloat16 = bfloat16_is_fast(best_device())
     summary = fit(
         model, batches, settings, out=out, save=recommender.save, log=log, bfloat16=bfloat16, validate=validate

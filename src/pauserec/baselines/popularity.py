@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from safetensors import SafetensorError
@@ -10,9 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from pauserec.errors import RunError
 from pauserec.evaluation.ranking import best_items, ranked
-from pauserec.records import Dataset, IntArray, Offer, Ranking
+from pauserec.records import Dataset, FinalFit, IntArray, Offer, Ranking
 
-FinalFit = Literal["train", "train+validation"]
 WEIGHTS = "model.safetensors"
 
 
@@ -26,7 +25,7 @@ class Popularity:
     @classmethod
     def fit(cls, dataset: Dataset, *, final_fit: FinalFit = "train") -> Self:
         """Count the events that `final_fit` admits."""
-        return cls(count_events(fitting_sequences(dataset, final_fit), len(dataset.items)))
+        return cls(count_events(dataset.training_sequences(final_fit), len(dataset.items)))
 
     def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool, offer: Offer | None = None) -> Ranking:
         """The k most frequent items, without the history's own where `drop_seen`. Scores are event counts."""
@@ -44,13 +43,6 @@ class Popularity:
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. Raises RunError."""
         return cls(load_tensors(folder, ("counts",))["counts"])
-
-
-def fitting_sequences(dataset: Dataset, final_fit: FinalFit) -> list[IntArray]:
-    """Per user the events a model may be fitted on: without both held-out targets, or without the test target alone."""
-    if final_fit == "train":
-        return dataset.training_sequences()
-    return [sequence[:-1] for sequence in dataset.sequences]
 
 
 def count_events(sequences: Sequence[IntArray], items: int) -> IntArray:

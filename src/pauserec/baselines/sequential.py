@@ -19,7 +19,6 @@ from pauserec.baselines.hgn import Hgn
 from pauserec.baselines.hstu import Hstu
 from pauserec.baselines.item_loss import ItemLoss
 from pauserec.baselines.item_model import ItemModel
-from pauserec.baselines.popularity import fitting_sequences
 from pauserec.baselines.rearec import Rearec
 from pauserec.baselines.sasrec import Sasrec
 from pauserec.config import BaselineJob, SequentialSettings, TigerConfig
@@ -165,7 +164,7 @@ def fit_sequential(
         model = MODELS[settings.kind](len(dataset.items), settings)
     recommender = SequentialRecommender(model.to(best_device()), settings)
     validate = validator(recommender, dataset, settings, seen=job.seen, top_k=max(CUTOFFS))
-    batches = SequenceBatches(fitting_sequences(dataset, settings.final_fit), settings)
+    batches = SequenceBatches(dataset.training_sequences(settings.final_fit), settings)
     objective = SequenceObjective(model, settings)
     summary = fit(objective, batches, settings, out=out, save=recommender.save, log=log, validate=validate)
     return recommender, summary

@@ -24,7 +24,7 @@ class Settings(BaseModel):
         return content
 
     def identity(self) -> dict[str, Any]:
-        """What tells these settings from others: all of them, but later ones that nobody has changed."""
+        """The settings that enter a step's fingerprint: a LATER one is left out while it has its default."""
         content = self.model_dump(mode="json")
         for name, field in type(self).model_fields.items():
             value, extra = getattr(self, name), field.json_schema_extra

@@ -72,7 +72,7 @@ def k_core(users: IntArray, items: IntArray, k: int, shortest: int = 1) -> np.nd
 
 def id_hash(*parts: str) -> bytes:
     """A fixed 128-bit hash of ids: an order that neither a file nor an id's spelling can shape."""
-    # JSON-like framing, so that ("a", "bc") and ("ab", "c") differ.
+    # each part behind its length, so that ("a", "bc") and ("ab", "c") differ
     text = "\0".join(f"{len(part)}:{part}" for part in parts)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 

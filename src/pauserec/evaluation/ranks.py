@@ -38,9 +38,7 @@ def read_ranks(path: Path) -> pl.DataFrame:
     try:
         frame = read_table(path)
     except FileNotFoundError:
-        raise RunError(
-            f"{path} is missing: `pauserec run {path.parent}/recipe.toml --out {path.parent}` writes it"
-        ) from None
+        raise RunError(f"{path} is missing: {remedy}") from None
     except pl.exceptions.PolarsError as error:
         raise RunError(
             f"{path} is not readable as Parquet ({str(error).splitlines()[0]}): delete it, {remedy}"

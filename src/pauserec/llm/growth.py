@@ -38,7 +38,8 @@ def grow_vocabulary(
     hf.resize_token_embeddings(vocabulary.used, pad_to_multiple_of=PAD_ROWS_TO, mean_resizing=False)
     generator = torch.Generator().manual_seed(config.seed)
     with torch.no_grad():
-        for table in {hf.get_input_embeddings().weight, hf.get_output_embeddings().weight}:
+        tables = (hf.get_input_embeddings().weight, hf.get_output_embeddings().weight)
+        for table in dict.fromkeys(tables):  # tied, they are one
             start = torch.randn(len(table) - old, table.shape[1], generator=generator)
             for first, level in zip(vocabulary.code_offsets, levels, strict=False):
                 rows = slice(first - old, first - old + len(level))

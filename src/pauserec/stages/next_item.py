@@ -174,8 +174,7 @@ def train_next_item(
     model.to(best_device())
     dataset = load_dataset(dataset_step.path)
     prompts = Prompts(model.tokenizer, model.vocabulary, ids, dataset.items, job.prompt, form)
-    seen_by_training = -2 if stage.final_fit == "train" else -1
-    samples = NextItemSamples(job, prompts, [sequence[:seen_by_training] for sequence in dataset.sequences])
+    samples = NextItemSamples(job, prompts, dataset.training_sequences(stage.final_fit))
     added = range(model.vocabulary.first_sid, model.vocabulary.used)
     if stage.lora is not None:
         model.train_rows(added)
