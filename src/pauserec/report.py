@@ -32,7 +32,6 @@ class ShownItem:
 
     item_id: str
     title: str
-    score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,6 @@ class ImplicitSftConfig(_NextItem):
     epochs: float = Field(default=5, gt=0)
     learning_rate: float = Field(default=5e-5, gt=0)
     pauses: int = Field(default=5, ge=0, le=64)
-    """Pauses in the prompt (k)."""
     """k, the number of pauses before the SID."""
     fields: tuple[Literal["title", "categories"], ...] = ("title", "categories")
     """Item text that follows each SID in the user's turn."""
