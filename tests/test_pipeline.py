@@ -364,6 +364,12 @@ def test_the_plan_knows_digits_as_the_run_does(tiny_settings: Any, tmp_path: Pat
     assert len(set(map(tuple, ids.codes.tolist()))) == 41
 
 
+def test_the_plan_counts_the_tokens_that_the_run_trains_on(tiny_recipe: Recipe, tiny_run: Path, tmp_path: Path) -> None:
+    stages = orjson.loads((tiny_run / "result.json").read_bytes())["stages"]
+    planned = {stage.name: stage.tokens for stage in make_plan(tiny_recipe, tmp_path / "new", ()).stages}
+    assert planned == {name: stage["tokens"] for name, stage in stages.items()}
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = cli("export", tiny_run, tmp_path / "file" / "model")

@@ -25,7 +25,7 @@ from pauserec.records import Dataset
 from pauserec.run_folder import FinishedStep, Run
 from pauserec.semantic_ids.assign import add_digit, check_capacity
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.stages.corpus import corpus_batches, corpus_documents, document_tokens
+from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.next_item import NextItemSamples
 from pauserec.watch import resident_memory
 
@@ -145,16 +145,20 @@ def _tokens(
     """Tokens of all epochs, and how many of them are targets."""
     if isinstance(stage, CptConfig | PausePretrainConfig):
         corpus = Corpus(tokenizer, vocabulary, ids, dataset.items)
-        documents = corpus_documents(dataset, stage.corpus, recipe.prompt.history_length)
+        share = stage.share if isinstance(stage, PausePretrainConfig) else 0.0
+
+        def with_pauses(document: CorpusDocument) -> list[int]:
+            tokens = document_tokens(corpus, document)
+            return tokens + [vocabulary.pause] * round(share * len(tokens))  # where they stand does not matter here
+
         batches = corpus_batches(
-            documents,
-            lambda document: document_tokens(corpus, document),
+            corpus_documents(dataset, stage.corpus, recipe.prompt.history_length),
+            with_pauses,
             epochs=stage.epochs,
             batch_tokens=stage.batch_tokens,
             seed=stage.seed,
         )
-        tokens = batches.tokens
-        return (int(tokens * (1 + stage.share)), tokens) if isinstance(stage, PausePretrainConfig) else (tokens, tokens)
+        return batches.tokens, int(batches.tokens / (1 + share))
     from pauserec.pipeline import job_of
 
     implicit = stage if isinstance(stage, ImplicitSftConfig) else None
