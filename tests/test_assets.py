@@ -263,8 +263,25 @@ def test_a_models_shape_needs_no_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert assets.model_path("someone/model", weights=False) == str(snapshot)
+    assert assets.hub_commit(str(snapshot)) == "0" * 40
+    assert assets.hub_commit(str(tmp_path)) is None
     with pytest.raises(AssetError, match="someone/model has no weights as safetensors"):
         assets.model_path("someone/model")
+
+
+def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
+    repository = tmp_path / "models--someone--model"
+    for commit in ("0" * 40, "1" * 40):
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "model.safetensors").touch()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert assets.hub_commit(assets.model_path("someone/model")) == "0" * 40
+    assert assets.hub_commit(assets.model_path("someone/model@" + "1" * 40)) == "1" * 40
+    with pytest.raises(AssetError, match="someone/model cannot be had"):
+        assets.model_path("someone/model@gone")
 
 
 def test_the_list_needs_no_download(cache):

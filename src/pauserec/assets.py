@@ -75,7 +75,9 @@ def dataset(name: str) -> Path:
 
 
 def model_path(name: str, *, weights: bool = True) -> str:
-    """Local folder of a language model: a known name, a local folder (given back as it is) or a hub id.
+    """Local folder of a language model: a known name, a local folder (given back as it is) or a hub id, OWNER/NAME.
+
+    OWNER/NAME@REVISION takes a branch, tag or commit of the hub's, where the id alone takes what is newest today.
 
     Of the hub only safetensors, configuration and tokenizer files are taken; without `weights`, for who only wants to
     know a model's shape, no safetensors either. Raises AssetError.
@@ -86,6 +88,12 @@ def model_path(name: str, *, weights: bool = True) -> str:
 def embedder_path(name: str) -> str:
     """Local folder of a sentence embedder, named as in `model_path`. Raises AssetError."""
     return _model(name, "embedder", "embedder.name")
+
+
+def hub_commit(folder: str) -> str | None:
+    """The commit of a folder that `model_path` gave for a hub id; None for any other folder."""
+    path = Path(folder)
+    return path.name if path.parent.name == "snapshots" else None
 
 
 def local_files(name: str) -> tuple[Path, ...]:
@@ -104,10 +112,11 @@ def check_name(name: str, kind: Kind, setting: str) -> None:
         return
     if kind == "data set":
         raise AssetError(f"{setting}: unknown data set {name!r}: {known_names}; or give an existing folder")
-    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+    repository = name.partition("@")[0]
+    if Path(name).is_absolute() or name.startswith((".", "~")) or repository.count("/") != 1:
         raise AssetError(
             f"{setting}: {name!r} is neither a known name nor an existing folder: {known_names}; "
-            "or give a local folder or a hub id OWNER/NAME"
+            "or give a local folder or a hub id OWNER/NAME or OWNER/NAME@REVISION"
         )
 
 
@@ -129,8 +138,9 @@ def _model(name: str, kind: Kind, setting: str, *, weights: bool = True) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)
+    repository, _, revision = name.partition("@")
     try:
-        found = hub_snapshot(name, None, SAFE_FILES if weights else SMALL_FILES)
+        found = hub_snapshot(repository, revision or None, SAFE_FILES if weights else SMALL_FILES)
     except AssetError as error:
         raise AssetError(f"{setting}: {error}: give a local folder with the model, or one of {_names(kind)}") from None
     if weights and not any(Path(found).glob("*.safetensors")):

@@ -102,7 +102,7 @@ class EmbedderConfig(Settings):
     """What an item's vector is made of before it is quantized."""
 
     name: str = "all-minilm-l6-v2"
-    """Sentence embedder: a known name, a local folder or a hub id."""
+    """Sentence embedder: a known name, a local folder or a hub id, OWNER/NAME or OWNER/NAME@REVISION."""
     text: Literal["title", "title+categories"] = "title+categories"
     """Item text given to the embedder."""
     batch_size: int = Field(default=64, ge=1)
@@ -160,7 +160,7 @@ class ModelConfig(Settings):
     """The language model."""
 
     name: str = "Qwen/Qwen3-1.7B"
-    """A known name (`pauserec assets list`), a local folder or a hub id."""
+    """A known name (`pauserec assets list`), a local folder or a hub id, OWNER/NAME or OWNER/NAME@REVISION."""
     layers: int | None = Field(default=None, ge=1)
     """Keep only the first N layers; null keeps all."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

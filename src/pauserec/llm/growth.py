@@ -48,6 +48,7 @@ def grow_vocabulary(
     LanguageModel(hf, tokenizer, vocabulary).save(out)
     return {
         "model": config.name,
+        "commit": assets.hub_commit(source),
         "layers": hf.config.num_hidden_layers,
         "parameters": sum(p.numel() for p in hf.parameters()),
         "rows_added": vocabulary.used - old,
