@@ -128,7 +128,7 @@ def test_losses_against_items_by_hand(heat: float) -> None:
 
 def rearec_by_hand(objective: str, **settings: float) -> tuple[float, list[np.ndarray], np.ndarray, np.ndarray]:
     """The loss of a ReaRec, its states at the targets, their scores [steps + 1, M, I] and the targets [M]."""
-    chosen = config("rearec", objective=objective, loss="full", steps=2, noise=0.0, temperature=0.5, **settings)
+    chosen = config("rearec", objective=objective, loss="full", steps=2, noise_std=0.0, temperature=0.5, **settings)
     model, items = loud(Rearec(ITEMS, chosen)), histories()
     labels = torch.where(items > 0, items - 1, IGNORE)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def rearec_by_hand(objective: str, **settings: float) -> tuple[float, list[np.nd
 
 
 def test_an_ensemble_ranks_by_its_mean_and_is_paid_for_members_that_differ() -> None:
-    total, _, scores, targets = rearec_by_hand("erl", apart=0.1)
+    total, _, scores, targets = rearec_by_hand("erl", kl_weight=0.1)
     chances = log_chances(scores / 0.5)
     expected = -log_chances(scores.mean(0) / 0.5)[np.arange(len(targets)), targets].sum()
     pairs = [(p, q) for i, p in enumerate(chances) for j, q in enumerate(chances) if i != j]
@@ -148,7 +148,7 @@ def test_an_ensemble_ranks_by_its_mean_and_is_paid_for_members_that_differ() -> 
 
 
 def test_progressive_steps_grow_sharper_and_know_themselves_under_noise() -> None:
-    total, states, scores, targets = rearec_by_hand("prl", cooling=3.0, contrast=0.2)
+    total, states, scores, targets = rearec_by_hand("prl", temperature_factor=3.0, contrastive_weight=0.2)
     rows = np.arange(len(targets))
     expected = -log_chances(scores[-1] / 0.5)[rows, targets].sum()
     for step, heat in enumerate((0.5 * 9, 0.5 * 3)):
@@ -185,7 +185,7 @@ def test_bert4rec_never_sees_what_it_fills_in_and_sees_both_ways() -> None:
 
 
 def test_bert4rec_hides_the_share_it_was_told_and_never_nothing() -> None:
-    settings = config("bert4rec", mask_share=0.3)
+    settings = config("bert4rec", mask_probability=0.3)
     model = loud(Bert4rec(ITEMS, settings))
     items = torch.randint(1, ITEMS + 1, (400, 9))
     counts: list[Tensor] = []
@@ -195,7 +195,7 @@ def test_bert4rec_hides_the_share_it_was_told_and_never_nothing() -> None:
     torch.manual_seed(1)
     summed = model.loss(items, items - 1, lambda targets: lambda states: states.new_tensor(float(len(targets))))  # type: ignore[arg-type,return-value]
     assert float(summed) == pytest.approx(items.numel(), rel=1e-4), "weighed as if every item were a target"
-    rare = loud(Bert4rec(ITEMS, config("bert4rec", mask_share=1e-6)))
+    rare = loud(Bert4rec(ITEMS, config("bert4rec", mask_probability=1e-6)))
     rare.loss(items, items - 1, recording(counts, settings, rare.rows()))
     assert counts[1].tolist() == (items[:, -1] - 1).tolist()
 
@@ -223,7 +223,7 @@ def small_ids() -> SemanticIds:
 @pytest.mark.parametrize("encoder", ["bidirectional", "causal"])
 def test_tiger_ranks_by_the_probability_it_trains(encoder: str) -> None:
     ids = small_ids()
-    settings = config("tiger", layers=2, heads=2, head_width=4, feed=16, beams=ITEMS, encoder=encoder)
+    settings = config("tiger", layers=2, heads=2, head_width=4, feed_forward=16, beams=ITEMS, encoder=encoder)
     model = loud(Tiger(ids.sizes, settings))
     recommender = TigerRecommender(model, ids, settings)
     wanted = [np.array([3, 1, 4]), np.array([7]), np.empty(0, dtype=np.int64)]
@@ -238,7 +238,7 @@ def test_tiger_ranks_by_the_probability_it_trains(encoder: str) -> None:
 
 def test_a_causal_tiger_trains_all_targets_at_once_as_it_would_one_by_one() -> None:
     ids = small_ids()
-    shape = {"layers": 2, "heads": 2, "head_width": 4, "feed": 16, "history_length": 6, "epochs": 1}
+    shape = {"layers": 2, "heads": 2, "head_width": 4, "feed_forward": 16, "history_length": 6, "epochs": 1}
     model = loud(Tiger(ids.sizes, config("tiger", encoder="causal", **shape)))
     sequences = [np.array([3, 1, 4, 1, 5, 9]), np.array([2, 6]), np.array([11, 12, 13, 14])]
     together, apart = (
@@ -291,7 +291,7 @@ def test_a_causal_tigers_samples_are_windows() -> None:
 
 
 def test_a_damaged_tiger_is_named(tmp_path: Path) -> None:
-    ids, settings = small_ids(), config("tiger", layers=1, heads=2, head_width=4, feed=16)
+    ids, settings = small_ids(), config("tiger", layers=1, heads=2, head_width=4, feed_forward=16)
     TigerRecommender(Tiger(ids.sizes, settings), ids, settings).save(tmp_path)
     content = orjson.loads((tmp_path / "settings.json").read_bytes())
     for codes in ("text", [[0, 0]], [[9, 9, 9]], None):

@@ -85,7 +85,7 @@ def tiger(board: Dataset, fit: Fit, **more: Any) -> Any:
         "layers": 1,
         "heads": 2,
         "head_width": 16,
-        "feed": 64,
+        "feed_forward": 64,
         "beams": ITEMS,
         "learning_rate": 3e-3,
         "final_fit": fit,

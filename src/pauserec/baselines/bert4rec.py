@@ -23,7 +23,7 @@ class Bert4rec(ItemModel):
 
     def __init__(self, items: int, config: Bert4recConfig) -> None:
         super().__init__(items, config, places=config.history_length + 1, extra=1)
-        self.mask, self.share = items + 1, config.mask_share
+        self.mask, self.share = items + 1, config.mask_probability
         self.norm = nn.LayerNorm(config.width)
         width, rate = config.width, config.dropout
         self.blocks = nn.ModuleList(

@@ -49,7 +49,7 @@ class Rearec(Sasrec):
         states = [state[wanted] for state in self._steps(items, *read)]
         if self.config.objective == "erl":
             return self._ensemble(states, loss)
-        noised = [state[wanted] for state in self._steps(items, *read, noise=self.config.noise)]
+        noised = [state[wanted] for state in self._steps(items, *read, noise=self.config.noise_std)]
         return self._progressive(states, noised, loss)
 
     def _ensemble(self, states: list[Tensor], loss: ItemLoss) -> Tensor:
@@ -61,17 +61,17 @@ class Rearec(Sasrec):
             for j, q in enumerate(chances)
             if i != j
         ]
-        return loss(torch.stack(states).mean(0), heat) - self.config.apart * torch.stack(apart).mean()
+        return loss(torch.stack(states).mean(0), heat) - self.config.kl_weight * torch.stack(apart).mean()
 
     def _progressive(self, states: list[Tensor], noised: list[Tensor], loss: ItemLoss) -> Tensor:
         config, last = self.config, len(states) - 1
         total = loss(states[-1], config.temperature)
         for step, state in enumerate(states[:-1]):
-            total = total + loss(state, config.temperature * config.cooling ** (last - step)) / last
+            total = total + loss(state, config.temperature * config.temperature_factor ** (last - step)) / last
         own = torch.arange(len(states[-1]), device=states[-1].device)
         for clean, other in zip(states[1:], noised[1:], strict=True):
             alike = normalize(clean, dim=-1) @ normalize(other, dim=-1).T / config.temperature
-            total = total + config.contrast * cross_entropy(alike, own, reduction="sum") / last
+            total = total + config.contrastive_weight * cross_entropy(alike, own, reduction="sum") / last
         return total
 
     def _read(self, items: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:

@@ -147,8 +147,8 @@ class _Layer(nn.Module):
         if crossed:
             self.crossing, self.crossing_norm = _Attention(config), nn.RMSNorm(width)
         drop = nn.Dropout(config.dropout)
-        self.feed = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, config.feed), nn.ReLU(), drop)
-        self.feed.append(nn.Linear(config.feed, width))
+        self.feed = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, config.feed_forward), nn.ReLU(), drop)
+        self.feed.append(nn.Linear(config.feed_forward, width))
         self.dropout = drop
 
     def forward(

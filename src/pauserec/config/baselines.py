@@ -83,7 +83,7 @@ class Bert4recConfig(_AttentionSettings):
     """BERT4Rec (Sun et al. 2019)."""
 
     kind: Literal["bert4rec"]
-    mask_share: float = Field(default=0.2, gt=0, lt=1)
+    mask_probability: float = Field(default=0.2, gt=0, lt=1)
     """Chance of an item to be hidden in training."""
 
 
@@ -105,13 +105,13 @@ class RearecConfig(_AttentionSettings):
     """Latent steps."""
     temperature: float = Field(default=0.07, gt=0)
     """Scores are divided by it before the softmax."""
-    apart: float = Field(default=0.05, ge=0)
+    kl_weight: float = Field(default=0.05, ge=0)
     """erl: weight of the divergence between the steps' softmaxes."""
-    cooling: float = Field(default=5.0, ge=1)
+    temperature_factor: float = Field(default=5.0, ge=1)
     """prl: factor of the temperature from a step to the one before it."""
-    contrast: float = Field(default=1.0, ge=0)
+    contrastive_weight: float = Field(default=1.0, ge=0)
     """prl: weight of the contrast between clean and noised steps."""
-    noise: float = Field(default=0.01, ge=0)
+    noise_std: float = Field(default=0.01, ge=0)
     """prl: deviation of the noise."""
 
     @model_validator(mode="after")
@@ -137,7 +137,7 @@ class TigerConfig(BaselineSettings):
     """Heads of an attention layer."""
     head_width: int = Field(default=64, ge=1)
     """Width of each."""
-    feed: int = Field(default=1024, ge=1)
+    feed_forward: int = Field(default=1024, ge=1)
     """Width of the feed-forward layers."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout on embeddings, attention and within layers."""
