@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from pauserec.errors import PauserecError
 from pauserec.terminal import (
     announce,
+    assets_table,
     console,
     notes,
     one_line_warnings,
@@ -252,12 +252,7 @@ def list_assets() -> None:
     """List the data sets and models that can be named."""
     from pauserec import assets
 
-    table = Table()
-    for column in ("name", "kind", "licence", "size", "from", "cached"):
-        table.add_column(column, no_wrap=column == "name")  # whole: it is there to be copied
-    for asset in assets.known():
-        table.add_row(asset.name, asset.kind, asset.licence, asset.size, asset.source, "yes" if asset.cached else "no")
-    console.print(table)
+    console.print(assets_table(assets.known()))
 
 
 @assets_app.command()
@@ -273,13 +268,11 @@ def main() -> None:
     """Entry point: errors a user can mend are one line and exit code 2."""
     try:
         app()
-    except PauserecError as error:
-        notes.print(Text(f"error: {error}", style="red"), soft_wrap=True)
-        sys.exit(2)
-    except OSError as error:
-        if error.filename is None:
+    except (PauserecError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:
             raise
-        notes.print(Text(f"error: {error.filename}: {error.strerror}", style="red"), soft_wrap=True)
+        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        notes.print(Text(f"error: {message}", style="red"), soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         notes.print("stopped; run the same command again to go on")

@@ -1,6 +1,7 @@
 """The recipe, top to bottom: raw logs to a tested recommender. Read `run` first."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pauserec.config import (
     Stage,
 )
 from pauserec.data.splits import check_raw, load_dataset, prepare, raw_files
-from pauserec.errors import RunError
+from pauserec.errors import RecipeError, RunError
 from pauserec.evaluation.evaluate import Result, Seen
 from pauserec.files import read_json
 from pauserec.fit import check_trackers
@@ -42,7 +43,7 @@ from pauserec.results import (
     open_finished,
     ranking_of,
 )
-from pauserec.run_folder import FinishedStep, Run, alone, written_recipe
+from pauserec.run_folder import RECIPE, FinishedStep, Run, alone
 from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.semantic_ids.embed import embed_items
@@ -128,10 +129,13 @@ def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> None:
     check_trackers((*recipe.stages, *recipe.baselines))
     if not Run(out, recipe, frozenset(redo)).is_done("dataset", recipe.data, (), raw_files(recipe.data)):
         check_raw(recipe.data)
-    before = written_recipe(out)  # what it names was found then, and may be gone by now
-    if recipe.makes_ids and (before is None or before.embedder.name != recipe.embedder.name):
+    found: set[tuple[str, str]] = set()
+    with suppress(RecipeError):  # what the folder's own recipe names was found when it began, and may be gone by now
+        before = Recipe.load(out / RECIPE)
+        found = {("embedder", before.embedder.name), ("model", before.model.name)}
+    if recipe.makes_ids and ("embedder", recipe.embedder.name) not in found:
         check_name(recipe.embedder.name, "embedder", "embedder.name")
-    if recipe.stages and (before is None or before.model.name != recipe.model.name):
+    if recipe.stages and ("model", recipe.model.name) not in found:
         check_name(recipe.model.name, "language model", "model.name")
 
 

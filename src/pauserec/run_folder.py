@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from pauserec import parallel
 from pauserec.config import Recipe, Settings
-from pauserec.errors import RecipeError, RunError
+from pauserec.errors import RunError
 from pauserec.files import MANIFEST, file_hash, fsync_folder, hashes, read_json, verify, write_atomically
 
 STARTED = "started.json"
@@ -170,14 +170,13 @@ class Run:
         same = started.get("fingerprint") == fingerprint and _agree(started.get("inputs"), contents)
         redo = name in self._redo
         if not same or (redo and not started.get("redo")):
-            if partial.exists():
-                shutil.rmtree(partial)
             started = {}
             self.log(name, event="begin")
+            if partial.exists():
+                shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
-        spent = float(started.get("seconds", 0.0))
-        redo = redo or bool(started.get("redo"))
-        content = {"fingerprint": fingerprint, "inputs": contents, "seconds": spent, "redo": redo}
+        goes_on = {"seconds": float(started.get("seconds", 0.0)), "redo": redo or bool(started.get("redo"))}
+        content = {"fingerprint": fingerprint, "inputs": contents, **goes_on}
         write_atomically(partial / STARTED, orjson.dumps(content))
 
     def _do(
@@ -242,14 +241,6 @@ def _content(files: Mapping[str, Mapping[str, Any]]) -> str:
 def _agree(recorded: Mapping[str, str] | None, found: Mapping[str, str]) -> bool:
     """Whether all that was written down (earlier versions wrote nothing) and is still there is as it was."""
     return all(found.get(name, content) == content for name, content in (recorded or {}).items())
-
-
-def written_recipe(path: Path) -> Recipe | None:
-    """The recipe that a run folder holds; None if it holds none that can be read."""
-    try:
-        return Recipe.load(path / RECIPE)
-    except RecipeError:
-        return None
 
 
 @contextmanager

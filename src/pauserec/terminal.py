@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from pauserec.assets import AssetInfo
     from pauserec.config import Recipe
     from pauserec.inference import TrainedRecommender
     from pauserec.records import Recommendations
@@ -68,6 +69,15 @@ def recommendation_table(name: str, result: "Recommendations", recommender: "Tra
     for place, scored in enumerate(result.items, 1):
         title = recommender.item(scored.item_id).title
         table.add_row(str(place), Text(scored.item_id), Text(title), f"{scored.score:.3f}")
+    return table
+
+
+def assets_table(known: "list[AssetInfo]") -> Table:
+    table = Table()
+    for column in ("name", "kind", "licence", "size", "from", "cached"):
+        table.add_column(column, no_wrap=column == "name")  # whole: it is there to be copied
+    for asset in known:
+        table.add_row(asset.name, asset.kind, asset.licence, asset.size, asset.source, "yes" if asset.cached else "no")
     return table
 
 
