@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from pauserec import assets
 from pauserec.config import Baseline, BaselineJob, CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, Stage
 from pauserec.data.splits import load_dataset, prepare, raw_files
 from pauserec.llm.model import best_device, use_bfloat16
+from pauserec.llm.pretrained import shape_and_tokenizer
 from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.rate import matrix_rate
 from pauserec.llm.vocabulary import Vocabulary, grow_tokenizer
@@ -27,6 +28,7 @@ from pauserec.semantic_ids.assign import add_digit, check_capacity
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.next_item import NextItemSamples
+from pauserec.stages.pause_pretrain import insert_pauses, word_starts
 from pauserec.watch import resident_memory
 
 EFFICIENCY = 0.5
@@ -106,14 +108,9 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
     if not recipe.stages:
         return Plan(counts, 0, steps, (), unplanned)
     source = assets.model_path(recipe.model.name, weights=False)
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    shape, tokenizer = shape_and_tokenizer(recipe.model, source)
     ids = _stand_in_ids(recipe, len(dataset.items))
     vocabulary = grow_tokenizer(tokenizer, ids)
-    shape = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    if recipe.model.layers is not None:
-        shape.num_hidden_layers = recipe.model.layers
-        if getattr(shape, "layer_types", None):
-            shape.layer_types = shape.layer_types[: recipe.model.layers]
     shape.vocab_size = vocabulary.used
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape)
@@ -142,14 +139,16 @@ def _stand_in_ids(recipe: Recipe, items: int) -> SemanticIds:
 def _tokens(
     stage: Stage, recipe: Recipe, dataset: Dataset, tokenizer: object, vocabulary: Vocabulary, ids: SemanticIds
 ) -> tuple[int, int]:
-    """Tokens of all epochs, and how many of them are targets."""
+    """Tokens of all epochs, and how many of them are targets (in a corpus, pauses counted in)."""
     if isinstance(stage, CptConfig | PausePretrainConfig):
         corpus = Corpus(tokenizer, vocabulary, ids, dataset.items)
-        share = stage.share if isinstance(stage, PausePretrainConfig) else 0.0
+        starts = word_starts(tokenizer, vocabulary)
 
         def with_pauses(document: CorpusDocument) -> list[int]:
             tokens = document_tokens(corpus, document)
-            return tokens + [vocabulary.pause] * round(share * len(tokens))  # where they stand does not matter here
+            if not isinstance(stage, PausePretrainConfig):
+                return tokens
+            return insert_pauses(tokens, vocabulary.pause, starts, stage.share, np.random.default_rng(stage.seed))
 
         batches = corpus_batches(
             corpus_documents(dataset, stage.corpus, recipe.prompt.history_length),
@@ -158,7 +157,7 @@ def _tokens(
             batch_tokens=stage.batch_tokens,
             seed=stage.seed,
         )
-        return batches.tokens, int(batches.tokens / (1 + share))
+        return batches.tokens, batches.tokens
     from pauserec.pipeline import job_of
 
     implicit = stage if isinstance(stage, ImplicitSftConfig) else None

@@ -73,21 +73,24 @@ def test_implicit_sft_starts_from_the_pretrained_pause_row(
 def test_pause_pretraining_inserts_the_share_asked_for_and_teaches_no_pause(
     tiny_run: Path, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[tuple[Batches[CorpusDocument], int]] = []
+    found: list[tuple[Batches[CorpusDocument], LanguageModel]] = []
 
     def fitted(objective: Objective, batches: Batches[CorpusDocument], *_: object, **__: object) -> dict[str, object]:
-        found.append((batches, objective.model.vocabulary.pause))
+        found.append((batches, objective.model))
         return {"tokens": 0, "training_seconds": 1.0}
 
     module = import_module("pauserec.stages.pause_pretrain")
     monkeypatch.setattr(module, "fit", fitted)
     monkeypatch.setattr(module, "with_cost", lambda summary, *_, **__: summary)
-    stage = tiny_recipe.stages[2].model_copy(update={"share": 0.4})
+    stage = tiny_recipe.stages[2].model_copy(update={"share": 0.4, "corpus": "histories"})
     job = job_of(stage, tiny_recipe)
     pause_pretrain(job, *finished(tiny_run, "cpt"), out=tmp_path, log=lambda **_: None)  # type: ignore[arg-type]
-    ((batches, pause),) = found
+    ((batches, model),) = found
     tokens, labels = (np.concatenate([batches[n][key] for n in range(len(batches))]) for key in ("tokens", "labels"))
-    assert np.mean(tokens == pause) == pytest.approx(0.4 / 1.4, abs=0.02)
+    pause, starts = model.vocabulary.pause, word_starts(model.tokenizer, model.vocabulary)
+    documents = corpus_documents(load_dataset(tiny_run / "dataset"), "histories", job.history_length)
+    words = starts[tokens].sum() + len(documents)  # a document's first word has no space before it
+    assert (tokens == pause).sum() / words == pytest.approx(0.4, abs=0.01)
     assert pause not in labels
 
 
@@ -120,14 +123,19 @@ def test_cpt_trains_the_sid_rows_and_nothing_else(tiny_run: Path) -> None:
         assert "embed" in name or torch.equal(parameter, after[name])
 
 
-def test_pauses_take_a_tenth_and_never_split_a_word_or_an_id(model: LanguageModel, tiny_run: Path) -> None:
+def test_pauses_are_a_tenth_of_the_words_and_never_split_a_word_or_an_id(model: LanguageModel, tiny_run: Path) -> None:
     ids, items = SemanticIds.load(tiny_run / "semantic_ids"), load_dataset(tiny_run / "dataset").items
-    corpus, starts = Corpus(model.tokenizer, model.vocabulary, ids, items), word_starts(model)
+    corpus, starts = (
+        Corpus(model.tokenizer, model.vocabulary, ids, items),
+        word_starts(model.tokenizer, model.vocabulary),
+    )
     tokens = corpus.history(np.arange(20))
     pause = model.vocabulary.pause
     mixed = insert_pauses(tokens, pause, starts, 0.1, np.random.default_rng(0))
     assert [token for token in mixed if token != pause] == tokens
-    assert mixed.count(pause) == round(0.1 * len(tokens))
+    words = model.tokenizer.decode(tokens).split()
+    assert mixed.count(pause) == pytest.approx(0.1 * len(words), rel=0.15), "as in F.1: 8 pauses in 80 words"
+    assert mixed.count(pause) == round(0.1 * (1 + sum(starts[token] for token in tokens[1:])))
     after = [b for a, b in pairwise(mixed) if a == pause and b != pause]
     assert all(starts[token] for token in after)
     assert not any(model.vocabulary.code_offsets[0] <= token < pause for token in after), "never before a code"

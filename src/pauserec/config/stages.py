@@ -83,7 +83,7 @@ class PausePretrainConfig(LanguageTraining):
     corpus: Literal["histories", "items"] = "histories"
     """As in continual pretraining."""
     share: float = Field(default=0.1, gt=0, lt=1)
-    """Pauses inserted, as a share of the sequence's tokens."""
+    """Pauses inserted, as a share of the text's words; an ID is a word."""
     init: Literal["mean", "text_mean", "sid_mean", "default"] = "mean"
     """Start of the pause row: the mean of all rows, of text rows, of SID rows, or as the grown table has it."""
     init_noise: float = Field(default=1e-9, ge=0)

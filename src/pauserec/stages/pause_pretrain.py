@@ -2,8 +2,9 @@
 
 Paper: PauseRec, Sections 5.2 and 5.3 (stage 1), example in Appendix F.1. From the CPT checkpoint; the CPT corpus with
 pauses at random word boundaries, 10% of each sequence, seeded; only the `<pause>` row trains.
-Inferred: positions whose next token is `<pause>` carry no loss; pauses never split a word or an ID; they are drawn once
-per document, so every epoch meets the same ones.
+Inferred: the 10% are of words (F.1's example has 8 pauses in 80 words, an ID being one); positions whose next token is
+`<pause>` carry no loss; pauses never split a word or an ID; they are drawn once per document, so every epoch meets the
+same ones.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pauserec.data.splits import load_dataset
 from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device, save_rows
 from pauserec.llm.prompts import Corpus
+from pauserec.llm.vocabulary import Vocabulary
 from pauserec.run_folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
@@ -46,7 +48,7 @@ def pause_pretrain(
     model.to(best_device())
     corpus = Corpus(model.tokenizer, model.vocabulary, ids, dataset.items)
     documents = corpus_documents(dataset, stage.corpus, job.history_length)
-    starts = word_starts(model)
+    starts = word_starts(model.tokenizer, model.vocabulary)
 
     def with_pauses(document: CorpusDocument) -> list[int]:
         rng = np.random.default_rng([stage.seed, document.number])
@@ -91,11 +93,11 @@ def first_pause_row(model: LanguageModel, stage: PausePretrainConfig) -> Tensor:
     return chosen.mean(0) + deviation * torch.randn(table.shape[1], generator=generator).to(table.device)
 
 
-def word_starts(model: LanguageModel) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether a token begins a word: it starts with a space or line break, or is `<|sid_begin|>`. bool [rows in use]."""
-    texts = model.tokenizer.convert_ids_to_tokens(range(model.vocabulary.used))
-    starts = np.array([text is not None and text[:1] in ("Ġ", "▁", "Ċ") for text in texts])
-    starts[model.vocabulary.begin] = True
+def word_starts(tokenizer: Any, vocabulary: Vocabulary) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether a token begins a word: it starts with a space, or is `<|sid_begin|>`. bool [rows in use]."""
+    texts = tokenizer.convert_ids_to_tokens(range(vocabulary.used))
+    starts = np.array([text is not None and text[:1] in ("Ġ", "▁") for text in texts])
+    starts[vocabulary.begin] = True
     return starts
 
 
@@ -106,9 +108,10 @@ def insert_pauses(
     share: float,
     rng: np.random.Generator,
 ) -> list[int]:
-    """Put round(share * length) pauses before random words; the same place may be drawn twice."""
+    """Put round(share * words) pauses, but at least one, before random words; a place may be drawn twice."""
     places = [place for place, token in enumerate(tokens) if place and starts[token]]
     if not places:
         return tokens
-    drawn = np.sort(rng.choice(places, size=max(1, round(share * len(tokens)))))
+    words = len(places) + 1  # no pause stands before the first
+    drawn = np.sort(rng.choice(places, size=max(1, round(share * words))))
     return np.insert(np.asarray(tokens), drawn, pause).tolist()
