@@ -1,7 +1,9 @@
 """Both quantizers, through their steps, on items whose right grouping is known."""
 
+import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,3 +180,26 @@ def test_the_id_table_needs_no_torch():
         "sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_faiss_gets_kernels_for_this_processor_and_the_environment_stays_as_it_was():
+    code = """
+import os, sys
+from pauserec.semantic_ids.rqkmeans import _faiss
+before = dict(os.environ)
+faiss = _faiss()
+assert dict(os.environ) == before and faiss is sys.modules["faiss"]
+"""
+    told = {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"} | {"OPENBLAS_VERBOSE": "2"}
+    said = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True).stderr
+    simd = np.show_config("dicts")["SIMD Extensions"]
+    if {"X86_V3", "AVX2"} & {*simd["baseline"], *simd["found"]}:
+        assert said.split()[-1] in ("SkylakeX", "Haswell"), said
+
+
+@pytest.mark.slow
+def test_twelve_thousand_items_get_ids_in_ten_cpu_seconds():
+    vectors = np.random.default_rng(0).standard_normal((12_101, 384)).astype(np.float32)
+    start = time.process_time()
+    residual_kmeans(vectors, (256, 256, 256, 256), QuantizerConfig().iterations, 0)
+    assert time.process_time() - start < 10
