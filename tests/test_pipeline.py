@@ -268,6 +268,25 @@ def test_a_dry_run_counts_and_writes_nothing(tiny_recipe: Recipe, tmp_path: Path
     assert not out.exists()
 
 
+def test_a_model_that_cannot_be_read_is_one_line_before_anything_is_written(
+    tiny_recipe: Recipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, layers, said in (
+        (tmp_path / "empty", None, "cannot be loaded"),
+        (tiny_model, 9, "model.layers is 9, but"),
+    ):
+        model = tiny_recipe.model.model_copy(update={"name": str(name), "layers": layers})
+        recipe = tmp_path / "tiny.toml"
+        recipe.write_text(tiny_recipe.model_copy(update={"model": model}).dump())
+        for options in ((), ("--dry-run",)):
+            done = cli("run", recipe, "--out", tmp_path / "out", *options)
+            assert done.returncode == 2
+            assert said in done.stderr
+            assert done.stderr.count("\n") == 1, done.stderr
+            assert not (tmp_path / "out").exists()
+
+
 def test_help_and_import_load_no_torch() -> None:
     code = "import sys, pauserec, pauserec.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from pauserec import parallel
-from pauserec.assets import check_name, local_files
+from pauserec.assets import check_name, local_files, model_path
 from pauserec.baselines.trained import load_baseline, train_baseline
 from pauserec.config import (
     Baseline,
     BaselineJob,
     CorpusJob,
     CptConfig,
+    ModelConfig,
     NextItemJob,
     PausePretrainConfig,
     Recipe,
@@ -26,6 +27,7 @@ from pauserec.fit import check_trackers
 from pauserec.inference import TrainedRecommender, load
 from pauserec.ledger import fit_of
 from pauserec.llm.growth import grow_vocabulary
+from pauserec.llm.pretrained import shape_and_tokenizer
 from pauserec.records import Split
 from pauserec.report import REPORT, write_report
 from pauserec.results import (
@@ -129,14 +131,18 @@ def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> None:
     check_trackers((*recipe.stages, *recipe.baselines))
     if not Run(out, recipe, frozenset(redo)).is_done("dataset", recipe.data, (), raw_files(recipe.data)):
         check_raw(recipe.data)
-    found: set[tuple[str, str]] = set()
+    before = None
     with suppress(RecipeError):  # what the folder's own recipe names was found when it began, and may be gone by now
         before = Recipe.load(out / RECIPE)
-        found = {("embedder", before.embedder.name), ("model", before.model.name)}
-    if recipe.makes_ids and ("embedder", recipe.embedder.name) not in found:
+    if recipe.makes_ids and (before is None or before.embedder.name != recipe.embedder.name):
         check_name(recipe.embedder.name, "embedder", "embedder.name")
-    if recipe.stages and ("model", recipe.model.name) not in found:
-        check_name(recipe.model.name, "language model", "model.name")
+    if recipe.stages and (before is None or before.model != recipe.model):
+        parallel.agree(lambda: _check_backbone(recipe.model))
+
+
+def _check_backbone(model: ModelConfig) -> None:
+    check_name(model.name, "language model", "model.name")
+    shape_and_tokenizer(model, model_path(model.name, weights=False))
 
 
 def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:

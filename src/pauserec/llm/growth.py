@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from pauserec import assets
 from pauserec.config import ModelConfig
-from pauserec.errors import ModelError
-from pauserec.llm.model import PAD_ROWS_TO, LanguageModel
+from pauserec.llm.model import PAD_ROWS_TO
+from pauserec.llm.pretrained import in_tree_passes, pretrained
 from pauserec.llm.vocabulary import grow_tokenizer
 from pauserec.run_folder import FinishedStep
 from pauserec.semantic_ids.codebooks import Codebooks
@@ -27,12 +26,12 @@ def grow_vocabulary(
     """Write the pretrained model, its first layers if so asked, grown by the SID tokens and `<pause>`, into `out`.
 
     New rows start at the mean of the old ones plus, per dimension, the table's own deviation times noise or, with
-    `new_rows = "centroids"`, times `placed` centroids.
+    `new_rows = "centroids"`, times `placed` centroids. Raises ModelError for a model that cannot be read or used.
     """
     source = assets.model_path(config.name)
     ids = SemanticIds.load(ids_step.path)
     levels = Codebooks.load(ids_step.path).levels if config.new_rows == "centroids" else ()
-    hf, tokenizer = _pretrained(source, config)
+    hf, tokenizer = pretrained(config, source)
     old = len(tokenizer)
     vocabulary = grow_tokenizer(tokenizer, ids)
     hf.resize_token_embeddings(vocabulary.used, pad_to_multiple_of=PAD_ROWS_TO, mean_resizing=False)
@@ -45,7 +44,7 @@ def grow_vocabulary(
                 rows = slice(first - old, first - old + len(level))
                 start[rows] = placed(torch.from_numpy(level), start[rows], generator)
             table[old:] = table[:old].mean(0) + table[:old].std(0) * start
-    LanguageModel(hf, tokenizer, vocabulary).save(out)
+    in_tree_passes(config.name, hf, tokenizer, vocabulary).save(out)
     return {
         "model": config.name,
         "commit": assets.hub_commit(source),
@@ -65,23 +64,3 @@ def placed(centroids: Tensor, noise: Tensor, generator: torch.Generator) -> Tens
     turned = turned / turned.std().clamp_min(1e-9)
     start: Tensor = (1 - NOISE**2) ** 0.5 * turned + NOISE * noise
     return start
-
-
-def _pretrained(source: str, config: ModelConfig) -> tuple[Any, Any]:
-    """Model (float32, first `config.layers` layers) and fast tokenizer from a local folder. Raises ModelError."""
-    shape = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    if config.layers is not None:
-        if config.layers > shape.num_hidden_layers:
-            raise ModelError(
-                f"model.layers is {config.layers}, but {config.name} has {shape.num_hidden_layers}: lower it"
-            )
-        shape.num_hidden_layers = config.layers
-        if getattr(shape, "layer_types", None):
-            shape.layer_types = shape.layer_types[: config.layers]
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    if not tokenizer.is_fast:
-        raise ModelError(f"{config.name} has no fast tokenizer (tokenizer.json): choose a model that has one")
-    hf = AutoModelForCausalLM.from_pretrained(
-        source, config=shape, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
-    return hf, tokenizer
