@@ -1,5 +1,6 @@
 """Files of `pauserec recommend`: ids are read as a run reads them, and a bad line is named."""
 
+import io
 from pathlib import Path
 
 import polars as pl
@@ -7,7 +8,8 @@ import pytest
 
 from pauserec.config import DataConfig
 from pauserec.errors import DataError
-from pauserec.histories import check_output, ids, read
+from pauserec.histories import check_output, ids, read, write
+from pauserec.records import Recommendations, Scored
 
 
 def users(folder: Path, name: str, text: str) -> Path:
@@ -72,10 +74,21 @@ def test_bytes_that_are_no_text_become_ids_that_nothing_has() -> None:
     assert ids("a, \udce9 ,") == ["a", "\\udce9"]
 
 
+def test_parquet_goes_to_a_pipe_but_never_to_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    check_output("parquet", None)
+    write(["u"], [Recommendations(items=(Scored("i", 0.5),))], "parquet", None)
+    table = pl.read_parquet(io.BytesIO(capfdbinary.readouterr().out))
+    assert table.row(0, named=True)["items"] == ["i"]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with pytest.raises(DataError, match="not for a terminal"):
+        check_output("parquet", None)
+
+
 @pytest.mark.parametrize(
     ("format_", "output", "message"),
     [
-        ("parquet", None, "needs --output"),
         ("table", "x.txt", "a table is for the terminal"),
         ("json", "gone/x.jsonl", "there is no folder gone"),
         ("json", ".", "is a folder: name a file"),

@@ -1,8 +1,10 @@
 """A whole recipe, from raw files to recommendations, on a tiny real model."""
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,9 @@ def test_result_json_has_every_row_and_stage(tiny_run: Path) -> None:
         for split in ("validation", "test"):
             assert {"hit@5", "hit@10", "ndcg@5", "ndcg@10", "users", "ci95"} <= model[split].keys()
         assert model["decoding"]["invalid"] == model["decoding"]["duplicates"] == 0
-    assert result["models"]["pauserec"]["decoding"]["beams"] == 20
+        assert model["decoding"]["ms_per_user"] > 0
+    beams = {name: model["decoding"]["beams"] for name, model in result["models"].items()}
+    assert beams == {"popularity": None, "co-occurrence": None, "sft": 20, "pauserec": 20, "pauserec-k0": 20}
     assert {"seconds", "tokens", "trainable_parameters"} <= result["stages"]["implicit_sft"].keys()
     assert result["stages"]["pause_pretrain"]["trainable_parameters"] == 48, "one row"
     for stage in result["stages"].values():
@@ -55,10 +59,12 @@ def test_result_json_has_every_row_and_stage(tiny_run: Path) -> None:
 
 
 def test_a_second_run_does_nothing(tiny_run: Path, tiny_recipe: Recipe) -> None:
-    before, told = files_of(tiny_run), []
-    run(tiny_recipe, tiny_run, on_step=lambda name, done: told.append(done))
+    before, told = files_of(tiny_run), {}
+    run(tiny_recipe, tiny_run, on_step=told.__setitem__)
     after = files_of(tiny_run)
-    assert all(told)
+    assert all(told.values())
+    order = list(told)
+    assert order.index("test-sft") < order.index("pause_pretrain"), "what a stage gives is known before the next begins"
     assert before.pop("recipe.toml")
     assert after.pop("recipe.toml")
     assert after == before
@@ -285,6 +291,20 @@ def test_a_model_that_cannot_be_read_is_one_line_before_anything_is_written(
             assert said in done.stderr
             assert done.stderr.count("\n") == 1, done.stderr
             assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(tiny_recipe.dump())
+    command = [sys.executable, "-m", "pauserec", "run", str(recipe), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        while not (tmp_path / "run" / "dataset").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "stopped; run the same command again to go on"
 
 
 def test_help_and_import_load_no_torch() -> None:

@@ -142,6 +142,8 @@ def test_figures_take_the_colour_of_the_page_and_have_a_description(plain: str) 
 
 def test_cost_is_drawn_where_there_is_something_to_compare(plain: str, tmp_path: Path) -> None:
     assert "training, seconds" in plain
+    assert ("th", "scope", "col") in Page(plain).attributes
+    assert plain.count(">training, s<") == 1, "a column of the table of the test split"
     assert "ranking, milliseconds a user" in plain
     one = replace(content("plain"), costs={"popularity": (0.0, 0.06)})
     assert "training, seconds" not in write_report(tmp_path, one).read_text(encoding="utf-8")

@@ -137,6 +137,7 @@ def hub_snapshot(repo: str, revision: str | None, patterns: tuple[str, ...]) -> 
     import huggingface_hub
     from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
+    from huggingface_hub.utils.tqdm import enable_progress_bars
 
     try:
         require_reachable(constants.ENDPOINT)
@@ -144,6 +145,8 @@ def hub_snapshot(repo: str, revision: str | None, patterns: tuple[str, ...]) -> 
         unreachable = "HF_HUB_OFFLINE is set"
     except AssetError as error:
         offline, unreachable = True, str(error)
+    if sys.stderr.isatty():  # transformers' bars are off, and with them the hub's; where nobody watches they stay so
+        enable_progress_bars()
     try:
         return str(
             huggingface_hub.snapshot_download(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from pauserec.errors import PauserecError
+from pauserec.errors import in_a_line
 from pauserec.terminal import (
     announce,
     assets_table,
@@ -121,7 +121,7 @@ def recommend(
     category: Annotated[str | None, typer.Option(help="Recommend items of this category only.")] = None,
     model: Annotated[str | None, typer.Option(help="Row of the run's table; the last stage by default.")] = None,
     format_: Annotated[OutputFormat, typer.Option("--format")] = OutputFormat.table,
-    output: Annotated[Path | None, typer.Option(help="File to write; needed for parquet.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write, for json and parquet.")] = None,
 ) -> None:
     """Recommend items for a history, or for every user of a file."""
     from pauserec import histories
@@ -268,15 +268,15 @@ def main() -> None:
     """Entry point: errors a user can mend are one line and exit code 2."""
     try:
         app()
-    except (PauserecError, OSError) as error:
-        if isinstance(error, OSError) and error.filename is None:
+    except Exception as error:
+        if (message := in_a_line(error)) is None:
             raise
-        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
         notes.print(Text(f"error: {message}", style="red"), soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        notes.print("stopped; run the same command again to go on")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # Ctrl-C, as typer reports it
+            notes.print("stopped; run the same command again to go on")
+        raise
 
 
 def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:

@@ -11,6 +11,9 @@
 Each message is one line: the setting or row at fault, then the remedy. The command line prints it and exits with code 2.
 """
 
+FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing", "] . unexpected pos")
+"""What Python, safetensors and torch say of a disk without room."""
+
 
 class PauserecError(Exception):
     """Base of all errors a user can cause and mend."""
@@ -38,3 +41,14 @@ class SemanticIdError(PauserecError):
 
 class ModelError(PauserecError):
     """A language model cannot be used the way it was asked to."""
+
+
+def in_a_line(error: Exception) -> str | None:
+    """What to tell the user of an error that is theirs to mend; None for any other."""
+    if isinstance(error, PauserecError):
+        return str(error)
+    if any(sign in str(error) for sign in FULL):
+        return "the disk is full, or a quota used up: make room, then run the same command again to go on"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return None

@@ -74,9 +74,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
     """Write Parquet as `write_atomically` writes."""
+    write_atomically(path, parquet(table))
+
+
+def parquet(table: pl.DataFrame) -> bytes:
+    """A table as the content of a Parquet file."""
     content = io.BytesIO()
     table.write_parquet(content)
-    write_atomically(path, content.getvalue())
+    return content.getvalue()
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:

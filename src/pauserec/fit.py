@@ -175,7 +175,7 @@ def _only(batch: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _arguments(settings: TrainingSettings, folder: Path, steps: int, bfloat16: bool) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=settings.accumulate,
@@ -202,6 +202,9 @@ def _arguments(settings: TrainingSettings, folder: Path, steps: int, bfloat16: b
         remove_unused_columns=False,
         train_sampling_strategy="sequential",
     )
+    # with several GPUs and one process, Trainer would cut the flat row of tokens in pieces (DataParallel)
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _validation_steps(batches: PlannedBatches, settings: TrainingSettings, steps: int, per_step: int) -> set[int]:

@@ -13,7 +13,7 @@ from pauserec.config import DataConfig
 from pauserec.data.clean import BadValueError, clean_id, clean_order, clean_time
 from pauserec.data.tables import open_table
 from pauserec.errors import DataError
-from pauserec.files import same_file, write_atomically, write_table
+from pauserec.files import parquet, same_file, write_atomically
 from pauserec.records import Recommendations
 
 COLUMNS = ("user_id", "item_id")
@@ -81,8 +81,8 @@ def ids(text: str) -> list[str]:
 
 def check_output(format_: str, output: Path | None, users: Path | None = None) -> None:
     """Raises DataError, before anything is computed, where the answers could not be written as asked."""
-    if format_ == "parquet" and output is None:
-        raise DataError("--format parquet needs --output FILE")
+    if format_ == "parquet" and output is None and sys.stdout.isatty():
+        raise DataError("--format parquet is not for a terminal: give --output FILE, or send it on with > or |")
     if output is not None and format_ == "table":
         raise DataError("--output needs --format json or parquet: a table is for the terminal")
     if output is not None and users is not None and same_file(users, output):
@@ -94,7 +94,7 @@ def check_output(format_: str, output: Path | None, users: Path | None = None) -
 
 
 def write(names: Sequence[str], found: Sequence[Recommendations], format_: str, output: Path | None) -> None:
-    """One row per user: JSON lines to `output` or stdout, or a Parquet file."""
+    """One row per user, as JSON lines or a Parquet file, to `output` or stdout."""
     rows = [
         {
             "user_id": name,
@@ -107,7 +107,6 @@ def write(names: Sequence[str], found: Sequence[Recommendations], format_: str, 
         for name, result in zip(names, found, strict=True)
     ]
     if format_ == "parquet":
-        assert output is not None
         schema: dict[str, Any] = {
             "user_id": pl.String,
             "items": pl.List(pl.String),
@@ -116,11 +115,11 @@ def write(names: Sequence[str], found: Sequence[Recommendations], format_: str, 
             "fallback": pl.String,
             "fewer_than_asked": pl.Boolean,
         }
-        write_table(output, pl.DataFrame(rows, schema=schema))
-        return
-    lines = b"".join(orjson.dumps(row) + b"\n" for row in rows)
+        content = parquet(pl.DataFrame(rows, schema=schema))
+    else:
+        content = b"".join(orjson.dumps(row) + b"\n" for row in rows)
     if output is None:
-        sys.stdout.buffer.write(lines)
+        sys.stdout.buffer.write(content)
         sys.stdout.flush()
     else:
-        write_atomically(output, lines)
+        write_atomically(output, content)

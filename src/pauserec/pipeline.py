@@ -94,14 +94,11 @@ def run(
             starts = [done[name] for name in stage.starts_from]
             job = job_of(stage, recipe)
             done[stage.name] = folder.step(stage.name, STAGES[stage.kind], job, *starts, dataset, ids, collective=True)
+            for entry in (entry for entry in recipe.evaluation.models if entry.stage == stage.name):
+                name, test = f"test-{entry.name}", model_test(recipe, entry)
+                done[name] = folder.step(name, check_model, test, done[stage.name], dataset, ids, collective=True)
 
-        for entry in recipe.evaluation.models:
-            test = model_test(recipe, entry)
-            checkpoint = done[entry.stage]
-            tested[entry.name] = folder.step(
-                f"test-{entry.name}", check_model, test, checkpoint, dataset, ids, collective=True
-            )
-
+        tested |= {entry.name: done[f"test-{entry.name}"] for entry in recipe.evaluation.models}
         return parallel.agree(lambda: _finish(folder, tested))
 
 

@@ -244,8 +244,8 @@ def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str,
         look("base", recipe.model, "semantic_ids", files=assets.local_files(recipe.model.name))
     for stage in recipe.stages:
         look(stage.name, job_of(stage, recipe), *stage.starts_from, "dataset", "semantic_ids")
-    for model in recipe.evaluation.models:
-        look(f"test-{model.name}", model_test(recipe, model), model.stage, "dataset", "semantic_ids")
+        for model in (model for model in recipe.evaluation.models if model.stage == stage.name):
+            look(f"test-{model.name}", model_test(recipe, model), stage.name, "dataset", "semantic_ids")
     return tuple((name, step is not None) for name, step in found.items())
 
 

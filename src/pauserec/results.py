@@ -243,8 +243,10 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
     """Put the rows together: writes RUN/ranks.parquet, then RUN/result.json, and gives the latter's content."""
     recipe, steps = run.recipe, run.steps
     models = {name: orjson.loads((step.path / METRICS).read_bytes()) for name, step in tested.items()}
-    for model in recipe.evaluation.models:
-        models[model.name]["decoding"]["beams"] = max(recipe.decoding.beams, recipe.evaluation.top_k)
+    decoded = {model.name for model in recipe.evaluation.models}
+    for name, model in models.items():
+        beams = max(recipe.decoding.beams, recipe.evaluation.top_k) if name in decoded else None
+        model["decoding"] = {**model["decoding"], "beams": beams}
     trained = (*recipe.baselines, *recipe.stages)
     stages = {stage.name: {"tokens": 0, "trainable_parameters": 0} | steps[stage.name].summary for stage in trained}
     whole = sum(stage.get("training_seconds", 0.0) for stage in stages.values())

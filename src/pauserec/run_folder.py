@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -195,7 +195,8 @@ class Run:
             summary = function(settings, *inputs, out=partial, log=lambda **values: self.log(name, **values)) or {}
         finally:  # what an interrupted attempt took counts too, unless it was killed
             seconds = round(before["seconds"] + time.perf_counter() - begin, 3)
-            write_atomically(started, orjson.dumps(before | {"seconds": seconds}))
+            with suppress(OSError):  # a full disk has its own error on the way
+                write_atomically(started, orjson.dumps(before | {"seconds": seconds}))
         # an attempt that was killed could not say what it took, but the checkpoint it left knows
         summary = {"seconds": max(seconds, summary.get("training_seconds", 0.0)), **summary}
         files = hashes(partial, without=(STARTED, RESUMING))

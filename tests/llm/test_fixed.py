@@ -1,5 +1,6 @@
 """Requests of fixed shape give what the ordinary path gives, and never wait for the device."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,23 @@ def test_equals_the_ordinary_path(recommender: LLMRecommender, normalise: Normal
             decode(recommender.model, recommender.catalogue, some, beams, normalise=normalise, graphs=graphs), expected
         )
     assert len(graphs) > 0
+
+
+def test_threads_never_get_each_other_s_answers(recommender: LLMRecommender) -> None:
+    """A graph's buffers are shared: without a lock two of three answers were wrong, some of them the other thread's."""
+    graphs = Graphs(recommender.model, capture=repeated)
+
+    def scores(prompt: MarkedPrompt) -> list[list[float]]:
+        with torch.inference_mode():
+            found = decode(recommender.model, recommender.catalogue, [prompt], 20, normalise="full", graphs=graphs)
+        return found.scores.tolist()
+
+    one, other = (recommender.prompts.marked(np.array(history)) for history in ([1, 2, 3], [30, 20, 10]))
+    expected = [scores(one), scores(other)]
+    assert expected[0] != expected[1]
+    assert len(graphs) == 1, "both of one shape"
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(scores, [one, other] * 15)) == expected * 15
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ llm/decoder.py: the padding is never seen, and the rows added to fill a batch ar
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import Lock
 from typing import Protocol
 
 import torch
@@ -62,6 +63,8 @@ class Graphs:
         self, model: LanguageModel, *, most_tokens: int = 8192, keep: int = 8, capture: Capture = capture_cuda
     ) -> None:
         self._model, self._most, self._keep, self._capture = model, most_tokens, keep, capture
+        self._turn = Lock()
+        """A graph's buffers serve one request at a time."""
         self._kept: OrderedDict[tuple[int, Shape], tuple[FixedRequest, Replay]] = OrderedDict()
         self._dense: set[tuple[int, int]] = set()
         """Catalogues (by id) and beams for which looking ahead was too wide once."""
@@ -89,11 +92,12 @@ class Graphs:
             normalise=normalise,
             ahead=len(catalogue.sizes) > 2 and (id(catalogue), beams) not in self._dense,
         )
-        found = self._run(catalogue, prompts, shape, only)
-        if found.overflow is not None and bool(found.overflow):
-            self._dense.add((id(catalogue), beams))  # it would happen again
-            found = self._run(catalogue, prompts, replace(shape, ahead=False), only)
-        return Beams(found.items[: len(prompts)].clone(), found.scores[: len(prompts)].clone())
+        with self._turn:
+            found = self._run(catalogue, prompts, shape, only)
+            if found.overflow is not None and bool(found.overflow):
+                self._dense.add((id(catalogue), beams))  # it would happen again
+                found = self._run(catalogue, prompts, replace(shape, ahead=False), only)
+            return Beams(found.items[: len(prompts)].clone(), found.scores[: len(prompts)].clone())
 
     def _run(self, catalogue: Catalogue, prompts: Sequence[MarkedPrompt], shape: Shape, only: Filter | None) -> Beams:
         key = (id(catalogue), shape)  # the request holds the catalogue, so its id stays its own

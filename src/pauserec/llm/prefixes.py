@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from threading import Lock
 
 import numpy as np
 from torch import Tensor
@@ -48,17 +49,19 @@ class PrefixStore:
         """Requests that found more than their template."""
         self._templates: dict[bytes, Tensor] = {}
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._turn = Lock()
 
     def find(self, names: Sequence[bytes]) -> Tensor | None:
         """The longest kept beginning among `names` (shortest first)."""
-        for name in reversed(names):
-            if name in self._kept:
-                self._kept.move_to_end(name)
-                self.hits += 1
-                return self._kept[name]
-            if name in self._templates:
-                return self._templates[name]
-        return None
+        with self._turn:
+            for name in reversed(names):
+                if name in self._kept:
+                    self._kept.move_to_end(name)
+                    self.hits += 1
+                    return self._kept[name]
+                if name in self._templates:
+                    return self._templates[name]
+            return None
 
     def has_template(self, names: Sequence[bytes]) -> bool:
         """Whether the shortest beginning is kept."""
@@ -73,12 +76,13 @@ class PrefixStore:
         size = prefix.nbytes
         if size > self.capacity:
             return
-        for name in names:
-            self._forget(name)
-        while self.bytes + size > self.capacity:
-            self._forget(next(iter(self._kept)))
-        self._kept[names[-1]] = prefix
-        self.bytes += size
+        with self._turn:
+            for name in names:
+                self._forget(name)
+            while self.bytes + size > self.capacity:
+                self._forget(next(iter(self._kept)))
+            self._kept[names[-1]] = prefix
+            self.bytes += size
 
     def _forget(self, name: bytes) -> None:
         gone = self._kept.pop(name, None)
