@@ -128,7 +128,7 @@ def _wait() -> None:
 def _git(*arguments: str) -> str:
     """What git prints; nothing where there is no git or no repository."""
     try:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "-C", str(Path(__file__).parent.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except FileNotFoundError:
         return ""

@@ -15,7 +15,7 @@ full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/f
 def test_a_full_disk_is_one_line_whoever_met_it() -> None:
     with pytest.raises(OSError, match="No space left") as written:
         write_atomically(Path("/dev/full"), b"x")
-    with pytest.raises(Exception, match="unexpected pos|PytorchStreamWriter") as saved:
+    with pytest.raises(Exception, match=r"unexpected pos|PytorchStreamWriter") as saved:
         torch.save(torch.ones(300_000), "/dev/full")
     for caught in (written, saved):
         assert "disk is full" in str(in_a_line(caught.value))

@@ -16,6 +16,25 @@ def script(name: str, *arguments: object, folder: Path) -> str:
     return subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True, timeout=900).stdout
 
 
+def test_what_a_run_takes_over_is_what_it_would_have_made_itself() -> None:
+    """A stage whose settings differed would be trained again, and a sweep would stand on different models."""
+    code = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from entries import read
+from pauserec.pipeline import job_of
+entries = {entry.key: entry for entry in read(Path(sys.argv[1]) / "rows.toml")}
+sweep = [entry for entry in entries.values() if entry.start]
+assert len(sweep) > 5
+for entry in sweep:
+    mine, theirs = entry.load(), entries[entry.start].load()
+    same = [job_of(a, mine).identity() == job_of(b, theirs).identity() for a, b in zip(mine.stages, theirs.stages)]
+    assert same[:2] == [True, True] and not all(same), (entry.key, same)
+    assert mine.embedder == theirs.embedder and mine.model == theirs.model
+"""
+    subprocess.run([sys.executable, "-c", code, str(SCRIPTS)], check=True)
+
+
 @pytest.mark.slow
 def test_a_list_of_runs_within_a_budget(tmp_path: Path) -> None:
     packed = script("prepare.py", "--data", tmp_path, "--out", tmp_path / "build", "--part-mb", 60, folder=tmp_path)

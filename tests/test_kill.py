@@ -90,6 +90,25 @@ def test_killed_in_the_middle_of_a_save_of_every_stage(reference: Path, tmp_path
     compare(out, reference)
 
 
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+def test_killed_at_a_random_step_of_every_stage(reference: Path, tmp_path: Path, seed: int) -> None:
+    recipe, out, rng = reference.parent / "tiny.toml", tmp_path / "out", random.Random(seed)
+    for stage in STAGES:
+        steps = max(step for name, step in losses(reference) if name == stage)
+        chosen = rng.randrange(1, steps)
+        process = start(recipe, out)
+        wait_for(
+            lambda stage=stage, step=chosen: (out / "log.jsonl").exists() and (stage, step) in losses(out), process
+        )
+        time.sleep(rng.uniform(0, 0.05))
+        assert kill(process)
+        assert not (out / stage).exists(), f"{stage} was over: it was not killed in it"
+    last = start(recipe, out)
+    _, errors = last.communicate(timeout=300)
+    assert last.returncode == 0, errors.decode()
+    compare(out, reference)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_at_random_moments(reference: Path, tmp_path: Path, seed: int) -> None:

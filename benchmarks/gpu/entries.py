@@ -5,10 +5,14 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pauserec.config import Recipe
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # measure.py, for the scripts here
+
+SAVE_EVERY = 1000
+"""Steps between checkpoints of every stage: a whole one of 135M parameters is 1.6 GB."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,21 @@ class Entry:
         content = Recipe.load(self.recipe, self.overrides).model_dump(mode="json")
         content["data"]["source"] = self.source
         for part in (*content["stages"], *content["baselines"]):
-            part["seed"] = self.seed
+            part["seed"], part["save_every"] = self.seed, SAVE_EVERY
         return Recipe.parse(content)
 
 
 def read(path: Path) -> list[Entry]:
     """The runs, in order."""
     content = tomllib.loads(path.read_text())
+    common = tuple(content.get("defaults", {}).get("set", ()))
+    named = {(run["data"], run["name"]): run for run in content["runs"]}
+
+    def settings(run: dict[str, Any]) -> tuple[str, ...]:
+        """A run that goes on from another has its settings first: what it takes over must be what it would have made."""
+        before = settings(named[run["data"], run["from"]]) if "from" in run else common
+        return (*before, *run.get("set", ()))
+
     return [
         Entry(
             name=run["name"],
@@ -50,7 +62,7 @@ def read(path: Path) -> list[Entry]:
             recipe=run["recipe"],
             minutes=run["minutes"],
             seed=run.get("seed", 0),
-            overrides=tuple(run.get("set", ())),
+            overrides=settings(run),
             start=f"{run['data']}-{run['from']}" if "from" in run else None,
             methods=content["methods"] | run.get("methods", {}),
         )

@@ -22,12 +22,13 @@ from measure import header
 
 from pauserec.errors import PauserecError
 from pauserec.evaluation.metrics import METRICS
-from pauserec.files import write_atomically
+from pauserec.files import MANIFEST, read_json, write_atomically
 from pauserec.results import COST
+from pauserec.results import METRICS as METRICS_FILE
 
 RESERVE = 15.0
 """Seconds kept back for writing the last files."""
-SUMMARY = 60.0
+SUMMARY = 90.0
 """Seconds of a run kept back for ranking by the other rule and for its summary."""
 LOG_TAIL = 2000
 """Characters of a failed run's log that come back."""
@@ -148,6 +149,25 @@ def summaries(entry: Entry, folder: Path, seen: str, seconds: float) -> list[dic
     ]
 
 
+def tested(entry: Entry, folder: Path) -> list[dict[str, Any]]:
+    """Rows of what an unfinished run tested already, by its own rule; `train_seconds` are those of all its finished stages."""
+    recipe = entry.load()
+    stages = {stage.name: read_json(folder / stage.name / MANIFEST).get("summary") for stage in recipe.stages}
+    finished = {name: summary for name, summary in stages.items() if summary}
+    seconds = sum(summary.get("training_seconds", 0.0) for summary in finished.values())
+    found = {model.name: read_json(folder / f"test-{model.name}" / METRICS_FILE) for model in recipe.evaluation.models}
+    seen = recipe.evaluation.seen
+    about = {"data": entry.data, "run": entry.key, "seed": entry.seed, "selected_by": seen, "seen": seen, "slices": {}}
+    about["stages"] = {name: {key: summary.get(key) for key in COST} for name, summary in finished.items()}
+    return [
+        about
+        | {"method": entry.methods.get(name, name), **{key: row["test"][key] for key in (*METRICS, "ci95")}}
+        | {"train_seconds": seconds, "ms_per_user": row["decoding"]["ms_per_user"]}
+        for name, row in found.items()
+        if row
+    ]
+
+
 def do(entry: Entry, rows: Rows, options: argparse.Namespace, deadline: float) -> None:
     """One run: train, test by its own rule for seen items, then by the other. Whatever fails is noted."""
     began = time.monotonic()
@@ -156,6 +176,7 @@ def do(entry: Entry, rows: Rows, options: argparse.Namespace, deadline: float) -
         left = deadline - SUMMARY - time.monotonic()
         failed = train(entry, folder, max(1.0, min(left, PATIENCE * 60 * entry.minutes)))
         if failed:
+            rows.add(tested(entry, folder))
             rows.give_up(entry, failed)
             return
         native = json.loads((folder / "result.json").read_text())["seen"]
@@ -165,6 +186,10 @@ def do(entry: Entry, rows: Rows, options: argparse.Namespace, deadline: float) -
         rows.give_up(entry, f"{type(error).__name__}: {error}")
     else:
         print(f"{entry.key}: {time.monotonic() - began:.0f} s", flush=True)
+    finally:
+        for log in (options.work / f"{entry.key}.log", options.work / entry.key / "log.jsonl"):
+            if log.exists():
+                shutil.copy(log, options.out / f"{entry.key}{log.suffix}")
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
 """Latency and throughput of recommending on this machine, at the shapes of real backbones with random weights.
 
-    python benchmarks/gpu/speed.py --out OUT [--shapes 135m 0.6b 1.7b] [--rounds 20] [--budget SECONDS] [--layers N]
+    python benchmarks/gpu/speed.py --out OUT [--shapes 135m 0.6b 1.7b] [--training KIND ...] [--ways WAY ...]
+                                   [--rounds 20] [--budget SECONDS] [--layers N]
 
 For each shape: a training step with each kind of attention, compiled or not; and for each way of running a request (plain,
 and on a GPU compiled, with CUDA graphs, both) p50 and p95 of one request at T = 500, K = 20 and at T = 1000, K = 256, requests
 per second of batches, and Hugging Face's generate beside the first (same weights, same prompt, in turns). OUT/speed.json grows
-with each of these. Speed needs no trained weights; the vocabulary is SmolLM2's.
+with each of these, also from call to call: what is worth most goes first, and a failed capture spoils one process only. Speed
+needs no trained weights; the vocabulary is SmolLM2's.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 from pauserec import assets
 from pauserec.config import SftConfig
 from pauserec.data.batches import IGNORE
-from pauserec.files import write_atomically
+from pauserec.files import read_json, write_atomically
 from pauserec.llm.graphs import Graphs
 from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast
 from pauserec.semantic_ids.codes import SemanticIds
@@ -43,7 +45,7 @@ BATCHES = (1, 8, 64)
 WAYS = ("plain", "compiled", "graphs", "compiled, graphs")
 TRAINING = ("documents", "documents, compiled", "flex", "flex, compiled")
 TRAINED_TOKENS = (
-    {"135m": 16384, "0.6b": 8192, "1.7b": 4096} if torch.cuda.is_available() else dict.fromkeys(SHAPES, 2048)
+    {"135m": 32768, "0.6b": 16384, "1.7b": 8192} if torch.cuda.is_available() else dict.fromkeys(SHAPES, 2048)
 )
 """Tokens of a training step, as many as a GPU of 80 GB holds beside weights and moments."""
 MOST_TOKENS = 64 * 512
@@ -94,22 +96,20 @@ def spread(work: Callable[[], Any], rounds: int) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def measure(
-    name: str, rounds: int, layers: int | None, note: Callable[[dict[str, Any]], None], deadline: float
-) -> None:
+def measure(name: str, options: argparse.Namespace, note: Callable[[dict[str, Any]], None], deadline: float) -> None:
     """Everything about one shape, noted as it is found. Captures come last: a failed one spoils what is left of a process."""
     torch._dynamo.reset()  # compiled code is kept for eight shapes, of all models together
     dtype = torch.bfloat16 if bfloat16_is_fast(best_device()) else torch.float32
     size = (8192 if torch.cuda.is_available() else 512,) * 3
     found: dict[str, Any] = {"precision": str(dtype), "matrix_rate_tflops": round(matrix_rate(dtype, *size) / 1e12, 2)}
     with tempfile.TemporaryDirectory() as place:
-        model = random_model(name, Path(place) / "model", layers)
+        model = random_model(name, Path(place) / "model", options.layers)
         ids, base = prepare(model, Path(place)), Path(place) / "base"
-        for way in (way for way in TRAINING if trains_here(way) and time.monotonic() < deadline):
-            found.setdefault("training", {})[way] = train(base, ids, dtype, way, rounds, TRAINED_TOKENS[name])
+        for way in (way for way in options.training if trains_here(way) and time.monotonic() < deadline):
+            found.setdefault("training", {})[way] = train(base, ids, dtype, way, options.rounds, TRAINED_TOKENS[name])
             note(found)
-        for way in (way for way in WAYS if runs_here(way) and time.monotonic() < deadline):
-            found.setdefault("ways", {})[way] = attempt(base, ids, dtype, way, rounds)
+        for way in (way for way in options.ways if runs_here(way) and time.monotonic() < deadline):
+            found.setdefault("ways", {})[way] = attempt(base, ids, dtype, way, options.rounds)
             note(found)
 
 
@@ -197,22 +197,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shapes", nargs="+", default=SHAPES, choices=SHAPES)
+    parser.add_argument("--training", nargs="*", default=TRAINING, choices=TRAINING, help="kinds of training step")
+    parser.add_argument("--ways", nargs="*", default=WAYS, choices=WAYS, help="ways of running a request")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--budget", type=float, default=600.0, help="seconds; what begins later is left out")
     parser.add_argument("--layers", type=int, help="fewer layers, to try the script")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    began, content = time.monotonic(), {**header(), "shapes": {}}
+    path = options.out / "speed.json"
+    began, content = time.monotonic(), {**header(), "shapes": read_json(path).get("shapes", {})}
     for name in options.shapes:
         if time.monotonic() - began > options.budget:
             print(f"{name}: no time left")
             continue
 
         def note(found: dict[str, Any], name: str = name) -> None:
-            content["shapes"][name] = found | ({"layers": options.layers} if options.layers else {})
-            write_atomically(options.out / "speed.json", json.dumps(content, indent=1).encode())
+            before = content["shapes"].get(name, {})
+            parts = {part: before.get(part, {}) | found[part] for part in ("training", "ways") if part in found}
+            content["shapes"][name] = before | found | parts | ({"layers": options.layers} if options.layers else {})
+            write_atomically(path, json.dumps(content, indent=1).encode())
 
-        measure(name, options.rounds, options.layers, note, began + options.budget)
+        measure(name, options, note, began + options.budget)
         print(json.dumps({name: content["shapes"][name]}), flush=True)
 
 

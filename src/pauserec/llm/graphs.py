@@ -60,7 +60,7 @@ class Graphs:
     """
 
     def __init__(
-        self, model: LanguageModel, *, most_tokens: int = 8192, keep: int = 8, capture: Capture = capture_cuda
+        self, model: LanguageModel, *, most_tokens: int = 8192, keep: int = 32, capture: Capture = capture_cuda
     ) -> None:
         self._model, self._most, self._keep, self._capture = model, most_tokens, keep, capture
         self._turn = Lock()
