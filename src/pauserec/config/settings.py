@@ -42,7 +42,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"
 """What may become the name of a folder."""
 LATER: JsonDict = {"later": True}
 """Marks (`json_schema_extra`) a setting that came after runs were made: at its default it leaves their fingerprints as they
-were, so that an upgrade does nothing again. Such a default must never change."""
+were, so that an upgrade repeats no finished step. Such a default must never change."""
 
 
 class Columns(Settings):

@@ -1,4 +1,4 @@
-"""Raw files as rows, one bad row never stopping the others: delimited text, JSON lines and Parquet, plain or gzip.
+"""Raw files as rows, one bad row never stopping the others: delimited text and JSON lines (plain or gzip), and Parquet.
 
 Text is read line by line. A row that cannot be parsed comes out with its `problem`; only a file that cannot be used at
 all raises DataError. Blank lines are no rows.
