@@ -134,21 +134,24 @@ def _check_ids(name: str, lists: Sequence[Sequence[str] | None]) -> None:
         raise RecipeError(f"{name} holds {other!r}, but ids are text: write {str(other)!r}")
 
 
-def load(run: str | Path, model: str | None = None, *, cache_bytes: int = 0) -> TrainedRecommender:
+def load(
+    run: str | Path, model: str | None = None, *, cache_bytes: int = 0, compile: bool = False
+) -> TrainedRecommender:
     """Open a finished run folder for recommending. `model` is a row of its table; None takes the last stage's.
 
     cache_bytes: memory for the prompts of histories that were asked for before, the least recently used leaving first; a
     history that has only grown since then costs its new items alone. For a process that goes on serving.
+    compile: let torch.compile fuse what lies between the matrix products of a Llama or Qwen3, at a minute's start: for a GPU.
     Raises RunError if the folder is no finished run or has no such model.
     """
     folder = open_finished(Path(run))
     dataset = load_dataset(folder.finished("dataset").path)
-    recommender = _recommender(folder, model, dataset, cache_bytes)
+    recommender = _recommender(folder, model, dataset, cache_bytes=cache_bytes, compile=compile)
     drop_seen = folder.recipe.evaluation.seen == "drop"
     return TrainedRecommender(recommender, Popularity.fit(dataset), dataset, drop_seen=drop_seen)
 
 
-def _recommender(folder: Run, model: str | None, dataset: Dataset, cache_bytes: int) -> Recommender:
+def _recommender(folder: Run, model: str | None, dataset: Dataset, *, cache_bytes: int, compile: bool) -> Recommender:
     recipe = folder.recipe
     counted, trained = recipe.evaluation.baselines, [settings.name for settings in recipe.baselines]
     if model in trained or (model is None and trained and not recipe.stages):
@@ -164,4 +167,5 @@ def _recommender(folder: Run, model: str | None, dataset: Dataset, cache_bytes: 
     last = recipe.last_model
     chosen = models[model] if model is not None else EvaluatedModel(name=last, stage=last)
     ids = SemanticIds.load(folder.finished("semantic_ids").path)
-    return model_test(recipe, chosen).recommender(folder.finished(chosen.stage), ids, dataset, cache_bytes)
+    checkpoint = folder.finished(chosen.stage)
+    return model_test(recipe, chosen).recommender(checkpoint, ids, dataset, cache_bytes=cache_bytes, compile=compile)

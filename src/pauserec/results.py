@@ -86,7 +86,13 @@ class ModelTest(Settings):
     final_fit: FinalFit = Field(default="train", json_schema_extra=LATER)
 
     def recommender(
-        self, checkpoint: FinishedStep, ids: SemanticIds, dataset: Dataset, cache_bytes: int = 0
+        self,
+        checkpoint: FinishedStep,
+        ids: SemanticIds,
+        dataset: Dataset,
+        *,
+        cache_bytes: int = 0,
+        compile: bool = False,
     ) -> LLMRecommender:
         """The checkpoint, ready to rank."""
         return LLMRecommender.load(
@@ -98,6 +104,7 @@ class ModelTest(Settings):
             decoding=self.decoding,
             form=Format(self.fields, self.pauses, self.history_length),
             cache_bytes=cache_bytes,
+            compile=compile,
         )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from test_tree import CONFIGS, as_tree, make
 from torch._dynamo.testing import CompileCounter
 from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
 
+import pauserec
 from pauserec.llm import packed
 from pauserec.llm.cache import BranchPass, ExtendPass, TreeCache
 from pauserec.llm.fused import FusedBackbone, can_fuse
@@ -76,3 +78,16 @@ def test_a_compiler_makes_each_half_of_a_layer_once(config: PreTrainedConfig, mo
         torch.testing.assert_close(found, expected[-1:], atol=1e-4, rtol=1e-4)
     # the first half, the second half for a prompt and for one token, and both again for any length
     assert compilations.frame_count == 5, "not once per layer, and not once per length"
+
+
+def test_a_run_opened_with_the_compiler_recommends_the_same(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    histories = [["i1"], ["i2", "i3", "i5"]]
+    expected = pauserec.load(tiny_run).recommend(histories, k=5)
+    compilations = CompileCounter()
+    monkeypatch.setattr(packed, "can_pack", lambda weight: False)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compilations))
+    torch.compiler.reset()
+    found = pauserec.load(tiny_run, compile=True).recommend(histories, k=5)
+    assert compilations.frame_count > 0
+    for one, other in zip(found, expected, strict=True):
+        assert [scored.item_id for scored in one.items] == [scored.item_id for scored in other.items]

@@ -44,6 +44,15 @@ def test_rows_that_start_at_centroids_are_as_near_as_those(source: Path, grow: G
     assert torch.equal(model.table[last:], noise.table[last:]), "no centroid: noise, as for <pause>"
 
 
+def test_rows_that_start_at_the_mean_hardly_differ(source: Path, grow: Grow, sixteen: SemanticIds) -> None:
+    noise, model = (LanguageModel.load(grow(source, new_rows=kind), sixteen) for kind in ("noise", "mean"))
+    new = slice(model.vocabulary.first_sid, model.vocabulary.used)
+    for table, drawn in ((model.table, noise.table), (model.head, noise.head)):
+        mean = table[: new.start].mean(0)
+        torch.testing.assert_close(table[new] - mean, 1e-9**0.5 * (drawn[new] - mean), atol=1e-6, rtol=0)
+        assert not torch.equal(table[new.start], table[new.start + 1])
+
+
 def test_centroids_that_are_not_there_are_named(tiny_model: Path, grow: Grow) -> None:
     with pytest.raises(RunError, match=r"codebooks\.safetensors is missing"):
         grow(tiny_model, new_rows="centroids")

@@ -160,13 +160,15 @@ class ModelConfig(Settings):
     """The language model."""
 
     name: str = "Qwen/Qwen3-1.7B"
-    """A known name (`pauserec assets list`), a local folder or a hub id, OWNER/NAME or OWNER/NAME@REVISION."""
+    """A known name (`pauserec assets list`), a local folder or a hub id, OWNER/NAME or OWNER/NAME@REVISION. A family
+    that tree passes do not suit is refused by the step `base`."""
     layers: int | None = Field(default=None, ge=1)
     """Keep only the first N layers; null keeps all."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic for training and decoding; `auto` is bfloat16 where that is faster. Weights train in float32."""
-    new_rows: Literal["noise", "centroids"] = Field(default="noise", json_schema_extra=LATER)
-    """Where the SID tokens' rows start: noise of the table's deviation, or the quantizer's centroids turned into its width."""
+    new_rows: Literal["noise", "centroids", "mean"] = Field(default="noise", json_schema_extra=LATER)
+    """Where the SID tokens' rows start, about the table's mean: noise of its deviation, the quantizer's centroids turned into
+    its width, or next to no noise (transformers' own default)."""
     seed: int = 0
     """Seed of the new rows' start values."""
 

@@ -18,6 +18,8 @@ from pauserec.semantic_ids.codes import SemanticIds
 
 NOISE = 0.43
 """Share of noise in the start of a row that has a centroid."""
+NEXT_TO_NOTHING = 1e-9**0.5
+"""What transformers multiplies noise with when it grows a table by itself."""
 
 
 def grow_vocabulary(
@@ -26,7 +28,8 @@ def grow_vocabulary(
     """Write the pretrained model, its first layers if so asked, grown by the SID tokens and `<pause>`, into `out`.
 
     New rows start at the mean of the old ones plus, per dimension, the table's own deviation times noise or, with
-    `new_rows = "centroids"`, times `placed` centroids. Raises ModelError for a model that cannot be read or used.
+    `new_rows = "centroids"`, times `placed` centroids; with "mean", times next to nothing. Raises ModelError for a model
+    that cannot be read or used.
     """
     source = assets.model_path(config.name)
     ids = SemanticIds.load(ids_step.path)
@@ -43,6 +46,7 @@ def grow_vocabulary(
             for first, level in zip(vocabulary.code_offsets, levels, strict=False):
                 rows = slice(first - old, first - old + len(level))
                 start[rows] = placed(torch.from_numpy(level), start[rows], generator)
+            start *= NEXT_TO_NOTHING if config.new_rows == "mean" else 1.0
             table[old:] = table[:old].mean(0) + table[:old].std(0) * start
     in_tree_passes(config.name, hf, tokenizer, vocabulary).save(out)
     return {

@@ -59,13 +59,14 @@ class LLMRecommender:
         decoding: DecodingConfig,
         form: Format,
         cache_bytes: int = 0,
+        compile: bool = False,
     ) -> Self:
         """Load a checkpoint folder for inference, in bfloat16 where that is what `model.precision` means here."""
         device = best_device()
         language_model = LanguageModel.load(checkpoint, ids)
         if use_bfloat16(model, device):
             language_model.in_precision(torch.bfloat16)
-        language_model.to(device).prepare_inference()
+        language_model.to(device).prepare_inference(compile=compile)
         prompts = Prompts(language_model.tokenizer, language_model.vocabulary, ids, items, prompt, form)
         return cls(language_model, prompts, ids, decoding, cache_bytes=cache_bytes)
 
