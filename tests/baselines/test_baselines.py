@@ -3,13 +3,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pauserec.baselines.cooccurrence import Cooccurrence, cooccurrences
 from pauserec.baselines.popularity import Popularity
 from pauserec.config import CooccurrenceSettings
 from pauserec.errors import RunError
-from pauserec.records import Dataset, Item
+from pauserec.records import Dataset, Item, Offer
 
 
 def dataset(*sequences: list[int], items: int = 8) -> Dataset:
@@ -39,6 +41,21 @@ def test_popular_items_come_first_and_ties_go_by_number() -> None:
     ranking = model.top([np.array([3])], 4, drop_seen=False)
     assert ranking.items.tolist() == [[5, 1, 2, 0]]
     assert ranking.scores.tolist() == [[3, 2, 2, 0]]
+
+
+@given(st.data())
+def test_popularity_by_its_first_items_is_popularity_over_all(data: st.DataObject) -> None:
+    items = data.draw(st.integers(1, 12))
+    counts = np.array(data.draw(st.lists(st.integers(0, 3), min_size=items, max_size=items)))
+    lists = st.lists(st.lists(st.integers(0, items - 1), max_size=6).map(lambda row: np.array(row, dtype=np.int64)))
+    histories = data.draw(lists)
+    deny = data.draw(st.none() | st.lists(st.just(np.array([0])), min_size=len(histories), max_size=len(histories)))
+    k, drop = data.draw(st.integers(1, 15)), data.draw(st.booleans())
+    found = Popularity(counts).top(histories, k, drop_seen=drop, offer=None if deny is None else Offer(deny=deny))
+    every = Offer([np.arange(items)] * len(histories), deny)
+    expected = Popularity(counts).top(histories, k, drop_seen=drop, offer=every)
+    assert np.array_equal(found.items, expected.items)
+    assert np.array_equal(found.scores, expected.scores)
 
 
 def test_cooccurrence_weighs_distance_and_direction() -> None:

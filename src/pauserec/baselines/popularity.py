@@ -29,11 +29,20 @@ class Popularity:
 
     def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool, offer: Offer | None = None) -> Ranking:
         """The k most frequent items, without the history's own where `drop_seen`. Scores are event counts."""
-        if not drop_seen and offer is None:
-            one = best_items(self.counts[None].astype(np.float64), k)
-            return Ranking(np.repeat(one.items, len(histories), axis=0), np.repeat(one.scores, len(histories), axis=0))
-        counts = self.counts[None].astype(np.float64)
-        return ranked(histories, k, lambda part: counts.repeat(len(part), axis=0), drop_seen=drop_seen, offer=offer)
+        counts = self.counts.astype(np.float64)
+        limits = offer or Offer()
+        if limits.allow is not None:
+            return ranked(histories, k, lambda part: np.tile(counts, (len(part), 1)), drop_seen=drop_seen, offer=offer)
+        # nobody's list reaches further down than k and what is denied: a large catalogue need not be ranked for each user
+        denied = (limits.without(histories) if drop_seen else limits).deny or [np.empty(0, dtype=np.int64)] * len(
+            histories
+        )
+        first = best_items(counts[None], min(k + max(map(len, denied), default=0), len(counts))).items[0]
+        place = np.full(len(counts), -1)
+        place[first] = np.arange(len(first))
+        inside = [places[places >= 0] for places in (place[items] for items in denied)]
+        found = ranked(inside, k, lambda part: np.tile(counts[first], (len(part), 1)), drop_seen=True, offer=None)
+        return Ranking(np.where(found.items >= 0, first[found.items], -1), found.scores)
 
     def save(self, folder: Path) -> None:
         """Write the counts into `folder`, which must exist."""
