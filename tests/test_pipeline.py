@@ -168,6 +168,19 @@ def test_kept_prompts_change_no_recommendation(tiny_run: Path) -> None:
         assert [scored.item_id for scored in found] == [scored.item_id for scored in expected]
 
 
+def test_many_histories_are_answered_in_blocks(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    histories = [[f"i{n}"] if n % 3 else ["unknown"] for n in range(11)]
+    deny = [[f"i{n + 1}"] for n in range(11)]
+    recommender = pauserec.load(tiny_run)
+    with pytest.warns(UserWarning, match="4 history entries"):
+        whole = recommender.recommend(histories, k=5, deny=deny)
+    monkeypatch.setattr("pauserec.inference.BLOCK", 2)
+    with pytest.warns(UserWarning, match="4 history entries"):
+        assert [x.fallback for x in whole] == [x.fallback for x in recommender.recommend(histories, k=5, deny=deny)]
+    for one, other in zip(whole, recommender.recommend(histories, k=5, deny=deny), strict=True):
+        assert [scored.item_id for scored in one.items] == [scored.item_id for scored in other.items]
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [

@@ -2,21 +2,26 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from pauserec.baselines.popularity import Popularity
 from pauserec.baselines.trained import load_baseline
 from pauserec.config import EvaluatedModel
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
-from pauserec.records import Dataset, IntArray, Item, Offer, Recommendations, Recommender, Scored
+from pauserec.records import Dataset, FloatArray, IntArray, Item, Offer, Recommendations, Recommender, Scored
 from pauserec.results import counted_test, model_test, open_finished
 from pauserec.run_folder import Run
 from pauserec.semantic_ids.codes import SemanticIds
+
+BLOCK = 4096
+"""Histories whose prompts are held at once."""
 
 
 class TrainedRecommender:
@@ -73,19 +78,18 @@ class TrainedRecommender:
             (self._model, [n for n, items in enumerate(known) if len(items)], None),
             (self._fallback, [n for n, items in enumerate(known) if not len(items)], "popularity"),
         ):
-            if not rows:
-                continue
-            ranking = model.top(
-                [known[row] for row in rows], k_found, drop_seen=self._drop_seen, offer=offer.rows(rows)
-            )
-            for row, items, scores in zip(rows, ranking.items, ranking.scores, strict=True):
-                found = tuple(
-                    Scored(self._dataset.items[item].item_id, float(score))
-                    for item, score in zip(items.tolist(), scores.tolist(), strict=True)
-                    if item >= 0
+            for block in _blocks(rows):
+                ranking = model.top(
+                    [known[row] for row in block], k_found, drop_seen=self._drop_seen, offer=offer.rows(block)
                 )
-                results[row] = Recommendations(found, unknown[row], fallback, len(found) < k)
+                for row, items, scores in zip(block, ranking.items, ranking.scores, strict=True):
+                    found = self._scored(items, scores)
+                    results[row] = Recommendations(found, unknown[row], fallback, len(found) < k)
         return [result for result in results if result is not None]
+
+    def _scored(self, items: IntArray, scores: FloatArray) -> tuple[Scored, ...]:
+        pairs = zip(items.tolist(), scores.tolist(), strict=True)
+        return tuple(Scored(self._dataset.items[item].item_id, score) for item, score in pairs if item >= 0)
 
     def _offer(
         self,
@@ -123,6 +127,12 @@ class TrainedRecommender:
             members = self._members[wanted]
             allowed[row] = members if before is None else np.intersect1d(before, members)
         return Offer(allowed, None if deny is None else [numbers(ids) for ids in deny])
+
+
+def _blocks(rows: Sequence[int]) -> Iterable[Sequence[int]]:
+    """The rows in blocks, with a bar where there are several."""
+    blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    return track(blocks, "recommending", console=Console(stderr=True), disable=len(blocks) < 2)
 
 
 def _check_ids(name: str, lists: Sequence[Sequence[str] | None]) -> None:
