@@ -52,12 +52,17 @@ def test_ranking_what_can_be_in_a_list_is_ranking_everything(data: st.DataObject
     deny = data.draw(st.none() | st.lists(numbers, min_size=len(histories), max_size=len(histories)))
     k, drop = data.draw(st.integers(1, 15)), data.draw(st.booleans())
     known = Dataset(tuple(Item(str(n)) for n in range(items)), tuple(map(str, range(len(events)))), tuple(events), "")
-    every = Offer([np.arange(items)] * len(histories), deny)
+    allow = data.draw(st.none() | st.lists(st.none() | numbers, min_size=len(histories), max_size=len(histories)))
     for model in (Popularity.fit(known), Cooccurrence.fit(known)):
-        found = model.top(histories, k, drop_seen=drop, offer=None if deny is None else Offer(deny=deny))
-        expected = model.top(histories, k, drop_seen=drop, offer=every)  # an allow list goes the dense way
-        assert np.array_equal(found.items, expected.items)
-        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-6)
+        found = model.top(histories, k, drop_seen=drop, offer=Offer(allow, deny))
+        for row, history in enumerate(histories):
+            every = model.top([history], items, drop_seen=False)
+            gone = [*(history if drop else ()), *(deny[row] if deny else ())]
+            legal = np.arange(items) if allow is None or (kept := allow[row]) is None else kept
+            stays = np.isin(every.items[0], legal) & ~np.isin(every.items[0], gone)
+            left = every.items[0][stays][:k]
+            assert found.items[row].tolist() == [*left, *[-1] * (k - len(left))]
+            np.testing.assert_allclose(found.scores[row, : len(left)], every.scores[0][stays][:k], rtol=1e-6)
 
 
 def test_cooccurrence_weighs_distance_and_direction() -> None:

@@ -23,12 +23,10 @@ from pauserec.baselines.popularity import WEIGHTS, count_events, load_tensors
 from pauserec.config import CooccurrenceSettings
 from pauserec.data.pairs import weighted_pairs
 from pauserec.errors import RunError
-from pauserec.evaluation.ranking import best_items, ranked
+from pauserec.evaluation.ranking import ranked_among
 from pauserec.records import Dataset, FinalFit, IntArray, Offer, Ranking
 
 SETTINGS = "settings.json"
-TOGETHER = 32
-"""Histories ranked at once: the fewer, the fewer items co-occur with one of them."""
 
 
 class Cooccurrence:
@@ -59,18 +57,8 @@ class Cooccurrence:
 
     def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool, offer: Offer | None = None) -> Ranking:
         """The k best items. Co-occurring items score above 0; the rest follow by popularity with scores below 0."""
-        limits = offer or Offer()
-        if limits.allow is not None:
-            return ranked(histories, k, self._scores, drop_seen=drop_seen, offer=offer)
-        denied = (limits.without(histories) if drop_seen else limits).deny or [np.empty(0, dtype=np.int64)] * len(
-            histories
-        )
-        parts = [Ranking(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))]
-        parts += [
-            self._best(histories[start : start + TOGETHER], denied[start : start + TOGETHER], k)
-            for start in range(0, len(histories), TOGETHER)
-        ]
-        return Ranking(np.concatenate([part.items for part in parts]), np.concatenate([part.scores for part in parts]))
+        items = len(self.counts)
+        return ranked_among(histories, k, self._near, items=items, drop_seen=drop_seen, offer=offer)
 
     def save(self, folder: Path) -> None:
         """Write weights and settings into `folder`, which must exist."""
@@ -97,23 +85,14 @@ class Cooccurrence:
         similarity = sparse.csr_array((tensors["values"], tensors["indices"], tensors["indptr"]), shape=(items, items))
         return cls(similarity, tensors["counts"], settings)
 
-    def _best(self, histories: Sequence[IntArray], denied: Sequence[IntArray], k: int) -> Ranking:
-        """`top` among the items that can be in it: what co-occurs with a history, and so many popular ones as may be needed."""
+    def _near(self, histories: Sequence[IntArray], number: int) -> tuple[IntArray, np.ndarray]:
+        """What co-occurs with one of the histories, and so many popular items; [m] in order, and scores [n, m]."""
         found = (self._weights(histories) @ self.similarity).tocoo()
-        columns = np.union1d(found.col, self._popular[: k + max(map(len, denied))])  # in order: ties go by item number
+        columns = np.union1d(found.col, self._popular[:number])
         scores = np.tile(self._filler[columns], (len(histories), 1))
         near = found.data > 0
         scores[found.row[near], np.searchsorted(columns, found.col[near])] = found.data[near]
-        rows, gone = np.repeat(np.arange(len(denied)), [len(items) for items in denied]), np.concatenate(denied)
-        places = np.minimum(np.searchsorted(columns, gone), len(columns) - 1)
-        inside = columns[places] == gone
-        scores[rows[inside], places[inside]] = -np.inf
-        best = best_items(scores, k)
-        return Ranking(np.where(best.items >= 0, columns[best.items], -1), best.scores)
-
-    def _scores(self, histories: Sequence[IntArray]) -> np.ndarray:
-        scores = (self._weights(histories) @ self.similarity).toarray()
-        return np.where(scores > 0, scores, self._filler)
+        return columns, scores
 
     def _weights(self, histories: Sequence[IntArray]) -> Any:
         """History weights as CSR [n, items]; an item that stands in a history twice has both weights."""

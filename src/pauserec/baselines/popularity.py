@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pauserec.errors import RunError
-from pauserec.evaluation.ranking import best_items, ranked
+from pauserec.evaluation.ranking import ranked_among
 from pauserec.records import Dataset, FinalFit, IntArray, Offer, Ranking
 
 WEIGHTS = "model.safetensors"
@@ -21,6 +21,8 @@ class Popularity:
     def __init__(self, counts: IntArray) -> None:
         """counts: [items], events per item."""
         self.counts = counts
+        self._order = np.argsort(-counts, kind="stable")
+        """[items], the most frequent first."""
 
     @classmethod
     def fit(cls, dataset: Dataset, *, final_fit: FinalFit = "train") -> Self:
@@ -29,20 +31,8 @@ class Popularity:
 
     def top(self, histories: Sequence[IntArray], k: int, *, drop_seen: bool, offer: Offer | None = None) -> Ranking:
         """The k most frequent items, without the history's own where `drop_seen`. Scores are event counts."""
-        counts = self.counts.astype(np.float64)
-        limits = offer or Offer()
-        if limits.allow is not None:
-            return ranked(histories, k, lambda part: np.tile(counts, (len(part), 1)), drop_seen=drop_seen, offer=offer)
-        # nobody's list reaches further down than k and what is denied: a large catalogue need not be ranked for each user
-        denied = (limits.without(histories) if drop_seen else limits).deny or [np.empty(0, dtype=np.int64)] * len(
-            histories
-        )
-        first = best_items(counts[None], min(k + max(map(len, denied), default=0), len(counts))).items[0]
-        place = np.full(len(counts), -1)
-        place[first] = np.arange(len(first))
-        inside = [places[places >= 0] for places in (place[items] for items in denied)]
-        found = ranked(inside, k, lambda part: np.tile(counts[first], (len(part), 1)), drop_seen=True, offer=None)
-        return Ranking(np.where(found.items >= 0, first[found.items], -1), found.scores)
+        items = len(self.counts)
+        return ranked_among(histories, k, self._most_frequent, items=items, drop_seen=drop_seen, offer=offer)
 
     def save(self, folder: Path) -> None:
         """Write the counts into `folder`, which must exist."""
@@ -52,6 +42,10 @@ class Popularity:
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. Raises RunError."""
         return cls(load_tensors(folder, ("counts",))["counts"])
+
+    def _most_frequent(self, histories: Sequence[IntArray], number: int) -> tuple[IntArray, np.ndarray]:
+        columns = np.sort(self._order[:number])
+        return columns, np.tile(self.counts[columns].astype(np.float64), (len(histories), 1))
 
 
 def count_events(sequences: Sequence[IntArray], items: int) -> IntArray:

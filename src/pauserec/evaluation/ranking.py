@@ -9,6 +9,8 @@ from pauserec.records import IntArray, Offer, Ranking
 
 CHUNK = 256
 """Histories scored at once: bounds the dense score matrix to CHUNK x items."""
+FEW = 32
+"""Histories ranked at once among their candidates: the fewer, the fewer these are."""
 
 
 def ranked(
@@ -28,6 +30,43 @@ def ranked(
         withhold(scores, part, drop_seen, offer.rows(rows) if offer else None)
         found.append(best_items(scores, k))
     return Ranking(np.concatenate([f.items for f in found]), np.concatenate([f.scores for f in found]))
+
+
+def ranked_among(
+    histories: Sequence[IntArray],
+    k: int,
+    candidates: Callable[[Sequence[IntArray], int], tuple[IntArray, npt.NDArray[np.floating]]],
+    *,
+    items: int,
+    drop_seen: bool,
+    offer: Offer | None,
+) -> Ranking:
+    """`ranked` without looking at the whole catalogue for each history.
+
+    candidates: gives, for n histories and a number, item numbers in order [m] and their scores [n, m], which may be written
+    to: all items whose place depends on the history, and so many of the best of the others.
+    """
+    found = [Ranking(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))]
+    for begin in range(0, len(histories), FEW):
+        rows = range(begin, min(begin + FEW, len(histories)))
+        part, limits = [histories[row] for row in rows], offer.rows(rows) if offer else Offer()
+        limits = limits.without(part) if drop_seen else limits
+        # no list reaches further down than k and what is denied
+        needed = items if limits.allow is not None else k + max(map(len, limits.deny or ()), default=0)
+        columns, scores = candidates(part, needed)
+        allow = limits.allow and [None if numbers is None else _places(columns, numbers) for numbers in limits.allow]
+        deny = limits.deny and [_places(columns, numbers) for numbers in limits.deny]
+        withhold(scores, part, drop_seen=False, offer=Offer(allow, deny))
+        best = best_items(scores, k)
+        found.append(Ranking(np.where(best.items >= 0, columns[best.items], -1), best.scores))
+    return Ranking(np.concatenate([f.items for f in found]), np.concatenate([f.scores for f in found]))
+
+
+def _places(columns: IntArray, numbers: IntArray) -> IntArray:
+    """Where in `columns`, which are in order, those of the numbers stand that do."""
+    places = np.minimum(np.searchsorted(columns, numbers), len(columns) - 1)
+    found: IntArray = places[columns[places] == numbers]
+    return found
 
 
 def best_items(scores: npt.NDArray[np.floating], k: int) -> Ranking:

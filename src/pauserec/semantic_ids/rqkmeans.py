@@ -81,13 +81,12 @@ def _faiss() -> Any:
     kernels = {"SkylakeX": {"X86_V4", "AVX512_SKX"}, "Haswell": {"X86_V3", "AVX2"}}  # NumPy's names, new and old
     core = next((core for core, names in kernels.items() if names & known), None)
     setting = "OPENBLAS_CORETYPE"
-    if core is None or setting in os.environ:
-        import faiss
-
-        return faiss
-    os.environ[setting] = core
+    told = core is not None and setting not in os.environ
+    if told:
+        os.environ[setting] = str(core)
     try:
         import faiss
     finally:
-        del os.environ[setting]
+        if told:
+            del os.environ[setting]
     return faiss
