@@ -87,8 +87,9 @@ def test_any_recipe_survives_a_dump(layers: int | None, users: int | None, softm
         ),
         (
             {"name": "x", "stages": [*STAGES, PAUSE], "evaluation": {"models": [{"name": "m", "stage": "p"}]}},
-            r"names stage 'p'; known: \['base', 'cpt', 'sft'\]",
+            r"names stage 'p'; known: \['cpt', 'sft'\]",
         ),
+        ({"name": "x", "evaluation": {"models": [{"name": "m", "stage": "base"}]}}, "names stage 'base'"),
         ({"name": "x", "evaluation": {"models": [{"name": "sft/../dataset", "stage": "base"}]}}, "name"),
         ({"name": "x", "evaluation": {"models": [{"name": "a" * 101, "stage": "base"}]}}, "name"),
         ({"name": "x", "evaluation": {"models": [{"name": "a.partial", "stage": "base"}]}}, "unfinished step"),

@@ -323,6 +323,8 @@ def test_ctrl_c_says_how_to_go_on(tiny_recipe: Recipe, tmp_path: Path) -> None:
 def test_help_and_import_load_no_torch() -> None:
     code = "import sys, pauserec, pauserec.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys, pauserec; pauserec.load; assert 'matplotlib' not in sys.modules, 'a service draws nothing'"
+    subprocess.run([sys.executable, "-c", code], check=True)
     assert cli("--help").returncode == 0
 
 
@@ -414,6 +416,18 @@ def test_the_plan_knows_digits_as_the_run_does(tiny_settings: Any, tmp_path: Pat
     ids = _stand_in_ids(Recipe.parse(settings), 41)
     assert ids.sizes == (2, 4, 8)
     assert len(set(map(tuple, ids.codes.tolist()))) == 41
+
+
+def test_the_plan_walks_the_steps_of_the_run(tiny_recipe: Recipe, tiny_run: Path, tmp_path: Path) -> None:
+    told: dict[str, bool] = {}
+    shutil.copytree(tiny_run, tmp_path / "run")
+    run(tiny_recipe, tmp_path / "run", on_step=told.__setitem__)
+    assert list(make_plan(tiny_recipe, tiny_run, ()).steps) == list(told.items())
+    assert set(told) == set(tiny_recipe.steps)
+    redone = dict(make_plan(tiny_recipe, tiny_run, ("sft",)).steps)
+    assert [name for name, done in redone.items() if not done] == [
+        "sft", "test-sft", "implicit_sft", "test-pauserec", "test-pauserec-k0"
+    ]  # fmt: skip
 
 
 def test_the_plan_counts_the_tokens_that_the_run_trains_on(tiny_recipe: Recipe, tiny_run: Path, tmp_path: Path) -> None:

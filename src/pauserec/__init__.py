@@ -4,17 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pauserec.pipeline import load, run
+    from pauserec.inference import load
+    from pauserec.pipeline import run
 
 from pauserec.config import Recipe
 from pauserec.errors import PauserecError
 from pauserec.records import Recommendations, Scored
 
 __all__ = ["PauserecError", "Recipe", "Recommendations", "Scored", "load", "run"]
+_LAZY = {"load": "pauserec.inference", "run": "pauserec.pipeline"}
 
 
 def __getattr__(name: str) -> Any:
     """Load what needs torch on first use only."""
-    if name in {"load", "run"}:
-        return getattr(import_module("pauserec.pipeline"), name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'pauserec' has no attribute {name!r}")

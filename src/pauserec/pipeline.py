@@ -1,4 +1,4 @@
-"""The recipe, top to bottom: raw logs to a tested recommender. Read `run` first."""
+"""The recipe, top to bottom: raw logs to a tested recommender. Read `steps` first."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +24,6 @@ from pauserec.errors import RecipeError, RunError
 from pauserec.evaluation.evaluate import Result, Seen
 from pauserec.files import read_json
 from pauserec.fit import check_trackers
-from pauserec.inference import TrainedRecommender, load
 from pauserec.ledger import fit_of
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.pretrained import shape_and_tokenizer
@@ -34,11 +33,11 @@ from pauserec.results import (
     RANKS,
     RESULT,
     BaselineTest,
-    check_baseline,
-    check_model,
-    check_trained,
     collect,
     counted_test,
+    evaluate_counted,
+    evaluate_model,
+    evaluate_trained,
     made_from,
     model_test,
     one_split,
@@ -51,8 +50,6 @@ from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.semantic_ids.embed import embed_items
 from pauserec.stages import STAGES
 from pauserec.summary import report_content
-
-__all__ = ["TrainedRecommender", "load", "reevaluate", "run"]
 
 
 def run(
@@ -70,54 +67,50 @@ def run(
     with alone(out):
         folder = Run.open(recipe, out, redo)
         folder.on_step = on_step
+        tested = steps(folder)
+        return parallel.agree(lambda: _finish(folder, tested))
 
-        dataset = folder.step("dataset", prepare, recipe.data, files=raw_files(recipe.data))
-        tested = _counted(folder, dataset)
-        for settings in recipe.over_items:
-            tested[settings.name] = _baseline(folder, settings, dataset)
-        if not recipe.makes_ids:
-            return parallel.agree(lambda: _finish(folder, tested))
 
-        beside = [folder.finished(recipe.embedder.baseline)] if recipe.embedder.baseline else []
+def steps(folder: Run) -> dict[str, FinishedStep]:
+    """Every step of the folder's recipe, each done from what is done before it. Gives the tests, by row of the table."""
+    recipe = folder.recipe
+    dataset = folder.step("dataset", prepare, recipe.data, files=raw_files(recipe.data))
+    done: dict[str, FinishedStep] = {}
+    for name in recipe.evaluation.baselines:
+        test = counted_test(recipe, name)
+        done[f"test-{name}"] = folder.step(f"test-{name}", evaluate_counted, test, dataset, collective=True)
+    for settings in recipe.over_items:
+        done |= _baseline(folder, settings, dataset)
+
+    if recipe.makes_ids:
+        beside = [done[recipe.embedder.baseline]] if recipe.embedder.baseline else []
         embedder = local_files(recipe.embedder.name)
         vectors = folder.step("vectors", embed_items, recipe.embedder, dataset, *beside, files=embedder)
         quantize = QUANTIZERS[recipe.quantizer.kind]
         ids = folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
         for settings in recipe.over_ids:
-            tested[settings.name] = _baseline(folder, settings, dataset, ids)
+            done |= _baseline(folder, settings, dataset, ids)
 
-        done = {}
-        if recipe.stages:
-            model = local_files(recipe.model.name)
-            done["base"] = folder.step("base", grow_vocabulary, recipe.model, ids, files=model)
-        for stage in recipe.stages:  # each names what it starts from, and depends on that alone
-            starts = [done[name] for name in stage.starts_from]
-            job = job_of(stage, recipe)
-            done[stage.name] = folder.step(stage.name, STAGES[stage.kind], job, *starts, dataset, ids, collective=True)
-            for entry in (entry for entry in recipe.evaluation.models if entry.stage == stage.name):
-                name, test = f"test-{entry.name}", model_test(recipe, entry)
-                done[name] = folder.step(name, check_model, test, done[stage.name], dataset, ids, collective=True)
-
-        tested |= {entry.name: done[f"test-{entry.name}"] for entry in recipe.evaluation.models}
-        return parallel.agree(lambda: _finish(folder, tested))
+    if recipe.stages:
+        done["base"] = folder.step("base", grow_vocabulary, recipe.model, ids, files=local_files(recipe.model.name))
+    for stage in recipe.stages:  # each names what it starts from, and depends on that alone
+        starts = [done[name] for name in stage.starts_from]
+        job = job_of(stage, recipe)
+        done[stage.name] = folder.step(stage.name, STAGES[stage.kind], job, *starts, dataset, ids, collective=True)
+        for entry in (entry for entry in recipe.evaluation.models if entry.stage == stage.name):
+            step, model = f"test-{entry.name}", model_test(recipe, entry)
+            done[step] = folder.step(step, evaluate_model, model, done[stage.name], dataset, ids, collective=True)
+    return {row: done[f"test-{row}"] for row in recipe.rows}
 
 
-def _counted(folder: Run, dataset: FinishedStep) -> dict[str, FinishedStep]:
-    """Test the counting baselines."""
-    recipe = folder.recipe
-    tests = [counted_test(recipe, name) for name in recipe.evaluation.baselines]
-    return {
-        test.name: folder.step(f"test-{test.name}", check_baseline, test, dataset, collective=True) for test in tests
-    }
-
-
-def _baseline(folder: Run, settings: Baseline, dataset: FinishedStep, *ids: FinishedStep) -> FinishedStep:
+def _baseline(folder: Run, settings: Baseline, dataset: FinishedStep, *ids: FinishedStep) -> dict[str, FinishedStep]:
     """Train and test a baseline."""
-    recipe = folder.recipe
+    recipe, name = folder.recipe, settings.name
     job = BaselineJob(settings=settings, seen=recipe.evaluation.seen)
-    trained = folder.step(settings.name, train_baseline, job, dataset, *ids, collective=True)
-    test = BaselineTest(name=settings.name, ranking=ranking_of(recipe), final_fit=settings.final_fit)
-    return folder.step(f"test-{test.name}", check_trained, test, trained, dataset, collective=True)
+    trained = folder.step(name, train_baseline, job, dataset, *ids, collective=True)
+    test = BaselineTest(name=name, ranking=ranking_of(recipe), final_fit=settings.final_fit)
+    tested = folder.step(f"test-{name}", evaluate_trained, test, trained, dataset, collective=True)
+    return {name: trained, f"test-{name}": tested}
 
 
 def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> None:
@@ -174,10 +167,7 @@ def reevaluate(out: Path, split: Split, seen: Seen | None = None) -> dict[str, R
     """
     folder = open_finished(out)
     recipe = folder.recipe
-    for name in (
-        *recipe.evaluation.baselines,
-        *(entry.name for entry in (*recipe.baselines, *recipe.evaluation.models)),
-    ):
+    for name in recipe.rows:
         if split == "validation" and fit_of(recipe, name) != "train":
             raise RunError(f"{out}: {name!r} was fitted on the validation events: evaluate the test split")
     ranking = ranking_of(recipe)

@@ -14,16 +14,18 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from pauserec import assets
-from pauserec.config import Baseline, BaselineJob, CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, Stage
-from pauserec.data.splits import load_dataset, prepare, raw_files
+from pauserec.config import CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, Settings, Stage
+from pauserec.data.splits import load_dataset, prepare
 from pauserec.llm.model import best_device, use_bfloat16
 from pauserec.llm.pretrained import shape_and_tokenizer
 from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.rate import matrix_rate
 from pauserec.llm.vocabulary import Vocabulary, grow_tokenizer
 from pauserec.losses import CHUNK
+from pauserec.pipeline import check_before, job_of
+from pauserec.pipeline import steps as all_steps
 from pauserec.records import Dataset
-from pauserec.run_folder import FinishedStep, Run
+from pauserec.run_folder import FinishedStep, Run, StepFunction
 from pauserec.semantic_ids.assign import add_digit, check_capacity
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
@@ -95,14 +97,14 @@ class Plan:
 
 def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
     """Plan a recipe without running it; nothing is written to `out`. Raises PauserecError like the run itself."""
-    from pauserec.pipeline import check_before
-
     check_before(recipe, out, redo)
     with tempfile.TemporaryDirectory() as folder:
         prepare(recipe.data, out=Path(folder), log=lambda **_: None)
         dataset = load_dataset(Path(folder))
     counts = (len(dataset.users), len(dataset.items), dataset.interactions)
-    steps = _steps(recipe, out, redo)
+    walked = _DryRun(out, recipe, frozenset(redo))
+    all_steps(walked)
+    steps = tuple(walked.done.items())
     waiting = [name for name, done in steps if not done]
     unplanned = tuple(baseline.name for baseline in recipe.baselines if baseline.name in waiting)
     if not recipe.stages:
@@ -123,6 +125,29 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
         cost.stage(stage, *_tokens(stage, recipe, dataset, tokenizer, vocabulary, ids)) for stage in recipe.stages
     )
     return Plan(counts, parameters, steps, stages, unplanned)
+
+
+class _DryRun(Run):
+    """Finds out of each step whether it is done, and does nothing."""
+
+    def __init__(self, path: Path, recipe: Recipe, redo: frozenset[str]) -> None:
+        super().__init__(path, recipe, redo)
+        self.done: dict[str, bool] = {}
+
+    def step(
+        self,
+        name: str,
+        function: StepFunction,
+        settings: Settings | None,
+        *inputs: FinishedStep,
+        collective: bool = False,
+        files: tuple[Path, ...] = (),
+    ) -> FinishedStep:
+        """The step as it stands, or as it would be named: only what is made from finished steps can be done."""
+        self.done[name] = all(self.done[step.name] for step in inputs) and self.is_done(name, settings, inputs, files)
+        if self.done[name]:
+            return self.finished(name)
+        return FinishedStep(name, self.path / name, self.fingerprint(name, settings, inputs), {})
 
 
 def _stand_in_ids(recipe: Recipe, items: int) -> SemanticIds:
@@ -158,8 +183,6 @@ def _tokens(
             seed=stage.seed,
         )
         return batches.tokens, batches.tokens
-    from pauserec.pipeline import job_of
-
     implicit = stage if isinstance(stage, ImplicitSftConfig) else None
     length = (implicit.history_length if implicit else None) or recipe.prompt.history_length
     form = Format(implicit.fields if implicit else (), implicit.pauses if implicit else 0, length)
@@ -207,46 +230,6 @@ class _Cost:
         logits = 2 * CHUNK * self.vocabulary * (2 if halved else 4) if full else 0
         program = resident_memory() if device.type == "cpu" else 0
         return weights + training + passing + activations + logits + program
-
-
-def _steps(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
-    """Every step and whether it stands finished in `out` already (its inputs being finished too)."""
-    from pauserec.pipeline import job_of
-    from pauserec.results import BaselineTest, counted_test, model_test, ranking_of
-
-    run = Run(out, recipe, frozenset(redo))
-    found: dict[str, FinishedStep | None] = {}
-
-    def look(name: str, settings: object, *inputs: str, files: tuple[Path, ...] = ()) -> None:
-        steps = [found[step] for step in inputs]
-        ready = [step for step in steps if step is not None]
-        done = len(ready) == len(steps) and run.is_done(name, settings, tuple(ready), files)  # type: ignore[arg-type]
-        found[name] = run.finished(name) if done else None
-
-    look("dataset", recipe.data, files=raw_files(recipe.data))
-    for name in recipe.evaluation.baselines:
-        look(f"test-{name}", counted_test(recipe, name), "dataset")
-
-    def look_at(settings: Baseline, *ids: str) -> None:
-        look(settings.name, BaselineJob(settings=settings, seen=recipe.evaluation.seen), "dataset", *ids)
-        test = BaselineTest(name=settings.name, ranking=ranking_of(recipe), final_fit=settings.final_fit)
-        look(f"test-{settings.name}", test, settings.name, "dataset")
-
-    for settings in recipe.over_items:
-        look_at(settings)
-    if recipe.makes_ids:
-        beside = filter(None, [recipe.embedder.baseline])
-        look("vectors", recipe.embedder, "dataset", *beside, files=assets.local_files(recipe.embedder.name))
-        look("semantic_ids", recipe.quantizer, "vectors", "dataset")
-    for settings in recipe.over_ids:
-        look_at(settings, "semantic_ids")
-    if recipe.stages:
-        look("base", recipe.model, "semantic_ids", files=assets.local_files(recipe.model.name))
-    for stage in recipe.stages:
-        look(stage.name, job_of(stage, recipe), *stage.starts_from, "dataset", "semantic_ids")
-        for model in (model for model in recipe.evaluation.models if model.stage == stage.name):
-            look(f"test-{model.name}", model_test(recipe, model), stage.name, "dataset", "semantic_ids")
-    return tuple((name, step is not None) for name, step in found.items())
 
 
 def _duration(seconds: float) -> str:

@@ -177,7 +177,7 @@ def model_test(recipe: Recipe, model: EvaluatedModel) -> ModelTest:
     )
 
 
-def check_baseline(
+def evaluate_counted(
     job: CountedTest, dataset_step: FinishedStep, *, out: Path, log: Callable[..., None]
 ) -> dict[str, Any]:
     """Fit a baseline on the training events and test it on what is held out."""
@@ -190,7 +190,7 @@ def check_baseline(
     return {"fit_seconds": round(fitting["seconds"], 3)}
 
 
-def check_trained(
+def evaluate_trained(
     job: BaselineTest, trained: FinishedStep, dataset_step: FinishedStep, *, out: Path, log: Callable[..., None]
 ) -> dict[str, Any]:
     """Test a trained baseline on what is held out."""
@@ -202,7 +202,7 @@ def check_trained(
     return {"fit_seconds": trained.summary["training_seconds"]}
 
 
-def check_model(
+def evaluate_model(
     job: ModelTest,
     checkpoint: FinishedStep,
     dataset_step: FinishedStep,

@@ -80,8 +80,8 @@ class Recipe(Settings):
                 raise ValueError(f"two stages are named {stage.name!r}")
             kinds[stage.name] = stage.kind
         for model in self.evaluation.models:
-            if model.stage not in kinds or kinds[model.stage] == PAUSES:
-                known = sorted(name for name, kind in kinds.items() if kind != PAUSES)
+            known = sorted(name for name, kind in kinds.items() if kind not in {"base", PAUSES})
+            if model.stage not in known:
                 raise ValueError(f"evaluation.models {model.name!r} names stage {model.stage!r}; known: {known}")
 
     def _check_names(self) -> None:
@@ -138,9 +138,13 @@ class Recipe(Settings):
         """Names of all steps a run of this recipe has."""
         own = ("dataset", *(("vectors", "semantic_ids") * self.makes_ids), *(("base",) * bool(self.stages)))
         trained = [entry.name for entry in (*self.stages, *self.baselines)]
-        rows = [*self.evaluation.baselines, *(model.name for model in self.evaluation.models)]
-        rows += [baseline.name for baseline in self.baselines]
-        return (*own, *trained, *(TEST_STEP + row for row in rows))
+        return (*own, *trained, *(TEST_STEP + row for row in self.rows))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of all models that a run of this recipe tests, in the order of its table."""
+        tested = (*self.over_items, *self.over_ids, *self.evaluation.models)
+        return (*self.evaluation.baselines, *(entry.name for entry in tested))
 
     @property
     def over_items(self) -> tuple[Baseline, ...]:
