@@ -231,7 +231,7 @@ def cpt_samples(bench: Bench, model: LanguageModel) -> list[Sample]:
     """One batch of continual pretraining."""
     corpus = Corpus(model.tokenizer, model.vocabulary, bench.ids, bench.dataset.items)
     chosen: list[Sample] = []
-    for document in corpus_documents(bench.dataset, "histories", 20):
+    for document in corpus_documents(bench.dataset, corpus, 20, TOKENS):
         ids = np.asarray(document_tokens(corpus, document), dtype=np.int64)
         if sum(sample.length for sample in chosen) + len(ids) > TOKENS:
             break

@@ -3,8 +3,6 @@
 import dataclasses
 import io
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from commands import cli
 from pauserec.compare import compare
 from pauserec.config import Recipe
 from pauserec.data.splits import load_dataset
@@ -205,7 +204,7 @@ def test_a_run_without_ranks_says_how_to_make_them(runs: dict[str, Path], tmp_pa
     with pytest.raises(RunError, match=r"ranks\.parquet is missing: `pauserec run .* writes it") as caught:
         compare([folder])
     command = str(caught.value).split("`")[1].split()[1:]
-    subprocess.run([sys.executable, "-m", "pauserec", *command], check=True, capture_output=True, timeout=200)
+    assert cli(*command).returncode == 0
     assert compare([folder]).rows[0].metrics == compare([runs["one"]]).rows[0].metrics
 
 
@@ -271,8 +270,7 @@ def test_in_a_terminal_no_cell_is_broken(runs: dict[str, Path], width: int) -> N
 
 
 def test_the_command_line(runs: dict[str, Path]) -> None:
-    command = [sys.executable, "-m", "pauserec", "compare", str(runs["one"]), str(runs["wide"]), "--format", "md"]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+    found = cli("compare", runs["one"], runs["wide"], "--format", "md").stdout
     assert "| wide/sasrec | train | 1 |" in found
 
 

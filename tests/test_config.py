@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pauserec.config import BaselineJob, CorpusJob, CptConfig, NextItemJob, Recipe, shipped_recipes
+from pauserec.config import (
+    BaselineJob,
+    CorpusJob,
+    CptConfig,
+    DecodingConfig,
+    NextItemJob,
+    Recipe,
+    shipped_recipes,
+)
 from pauserec.config.settings import Settings
 from pauserec.errors import RecipeError
 
@@ -158,6 +166,21 @@ def test_a_setting_that_came_later_changes_an_identity_only_when_it_is_changed()
     assert flex.identity() == flex.model_dump(mode="json")
     inside = CorpusJob(stage=plain, precision="auto", history_length=5)
     assert inside.identity()["stage"] == plain.identity()
+
+
+def test_bookkeeping_enters_no_fingerprint() -> None:
+    plain = CptConfig(kind="cpt", name="cpt")
+    other = CptConfig(kind="cpt", name="cpt", save_every=7, tracking=())
+    assert other.identity() == plain.identity()
+    assert DecodingConfig(batch_tokens=64).identity() == DecodingConfig().identity()
+    assert DecodingConfig(beams=64).identity() != DecodingConfig().identity()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_a_seed_that_not_all_libraries_take_is_refused_at_once(seed: int) -> None:
+    for setting in ("quantizer.seed", "embedder.seed", "model.seed", "stages.sft.seed"):
+        with pytest.raises(RecipeError, match=setting):
+            Recipe.load("quickstart", (f"{setting}={seed}",))
 
 
 def _with_subclasses(kind: type[Settings]) -> Iterator[type[Settings]]:

@@ -35,6 +35,20 @@ for entry in sweep:
     subprocess.run([sys.executable, "-c", code, str(SCRIPTS)], check=True)
 
 
+def test_a_finished_run_replaces_what_it_had_tested_when_it_was_cut_short(tmp_path: Path) -> None:
+    code = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from run import Rows
+rows = Rows(Path(sys.argv[2]) / "rows.json")
+row = {"data": "d", "method": "sft", "run": "r", "seed": 0, "seen": "keep"}
+for more in ({"ndcg@10": .1, "partial": True}, {"ndcg@10": .2}, {"ndcg@10": .3, "partial": True}, {"ndcg@10": .4}):
+    rows.add([row | more])
+assert rows.content["rows"] == [row | {"ndcg@10": .2}], rows.content["rows"]
+"""
+    subprocess.run([sys.executable, "-c", code, str(SCRIPTS), str(tmp_path)], check=True, cwd=SCRIPTS.parents[1])
+
+
 @pytest.mark.slow
 def test_a_list_of_runs_within_a_budget(tmp_path: Path) -> None:
     packed = script("prepare.py", "--data", tmp_path, "--out", tmp_path / "build", "--part-mb", 60, folder=tmp_path)

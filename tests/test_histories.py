@@ -34,13 +34,28 @@ def test_events_are_sorted_as_the_run_sorted_its_own(tmp_path: Path) -> None:
     path = users(tmp_path, "users.csv", rows)
     columns = {"user": "reader", "item": "book", "timestamp": "lent_at"}
     by_time = DataConfig.model_validate({"columns": columns | {"order": None}})
-    assert read(None, path, by_time) == (["a", "b"], [["2", "1", "3"], []])
-    by_order = DataConfig.model_validate({"columns": columns, "repeats": "keep"})
+    assert read(None, path, by_time) == (["a", "b"], [["2", "1", "3", "1"], []])
+    by_order = DataConfig.model_validate({"columns": columns})
     assert read(None, path, by_order) == (["a", "b"], [["3", "1", "1", "2"], []])
     with pytest.raises(DataError, match="line 2: unreadable timestamp"):
         read(None, users(tmp_path, "bad.csv", "user_id,item_id,timestamp\na,1,soon\n"))
-    with pytest.raises(DataError, match="line 2: missing order"):
-        read(None, users(tmp_path, "bad.csv", "user_id,item_id,order\na,1,\n"))
+    with pytest.raises(DataError, match="line 3: missing order"):
+        read(None, users(tmp_path, "bad.csv", "user_id,item_id,order\na,1,7\na,1,\n"))
+
+
+def test_a_file_laid_out_like_the_runs_own_logs_is_read_like_them(tmp_path: Path) -> None:
+    amazon = users(tmp_path, "reviews.csv", "user_id,parent_asin,timestamp\na,B2,1700000300\na,B1,1700000100\n")
+    assert read(None, amazon) == (["a"], [["B1", "B2"]])
+    older = users(tmp_path, "older.csv", "user_id,item_id,unixReviewTime\na,B2,1700000300\na,B1,1700000100\n")
+    assert read(None, older, DataConfig(format="amazon2014")) == (["a"], [["B1", "B2"]])
+    empty = users(tmp_path, "order.csv", "user_id,item_id,timestamp,order\na,2,1700000300,\na,1,1700000100,\n")
+    assert read(None, empty) == (["a"], [["1", "2"]])
+
+
+@pytest.mark.parametrize("mark", ["~", ","])
+def test_a_file_may_be_parted_like_the_runs_own_logs_or_as_usual(tmp_path: Path, mark: str) -> None:
+    path = users(tmp_path, "users.csv", f"user_id{mark}item_id\na{mark}1\n")
+    assert read(None, path, DataConfig(delimiter="~")) == (["a"], [["1"]])
 
 
 @pytest.mark.parametrize("dtype", [pl.List(pl.Int64), pl.Array(pl.Int64, 2)])

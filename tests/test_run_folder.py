@@ -103,6 +103,27 @@ def test_a_raw_file_that_changed_is_read_again_and_one_that_is_gone_is_not_misse
     assert done()
 
 
+def test_a_raw_file_that_came_is_read(tmp_path: Path) -> None:
+    files = tmp_path / "events.csv", tmp_path / "items.csv"
+    for number, file in enumerate(files, 1):
+        file.write_text("1")
+        for calls in (1, 0):
+            step = Counter()
+            Run.open(RECIPE, tmp_path / "run").step("a", step, Number(value=1), files=files[:number])
+            assert step.calls == calls
+
+
+def test_what_a_killed_write_left_is_no_part_of_the_step(tmp_path: Path) -> None:
+    def killed(settings: Number, *, out: Path, log: Any) -> dict[str, Any]:
+        (out / ".number.123.tmp").write_text("ha")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        Run.open(RECIPE, tmp_path / "run").step("a", killed, Number(value=1))
+    step = Run.open(RECIPE, tmp_path / "run").step("a", Counter(), Number(value=1))
+    assert sorted(path.name for path in step.path.iterdir()) == ["manifest.json", "number"]
+
+
 def test_raw_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
     files = (tmp_path / "events" / "data.csv", tmp_path / "items" / "data.csv")
     for file in files:

@@ -23,6 +23,7 @@ from measure import header
 from pauserec.errors import PauserecError
 from pauserec.evaluation.metrics import METRICS
 from pauserec.files import MANIFEST, read_json, write_atomically
+from pauserec.ledger import ancestry
 from pauserec.results import COST
 from pauserec.results import METRICS as METRICS_FILE
 
@@ -53,7 +54,8 @@ class Rows:
 
     def done(self, entry: Entry) -> bool:
         """Whether a run was tested, by both rules for seen items."""
-        return {row["seen"] for row in self.content["rows"] if row["run"] == entry.key} == {"keep", "drop"}
+        rows = [row for row in self.content["rows"] if row["run"] == entry.key and not row.get("partial")]
+        return {row["seen"] for row in rows} == {"keep", "drop"}
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Add rows of a run."""
@@ -61,12 +63,12 @@ class Rows:
         self.save()
 
     def _take(self, rows: list[dict[str, Any]]) -> None:
-        """A row that stands here already stays; counted baselines, which many runs test, stand once."""
-        known = {_key(row) for row in self.content["rows"]}
+        """A row that stands here already stays, but for one of a run cut short; counted baselines stand once."""
+        known = {_key(row): row for row in self.content["rows"]}
         for row in rows:
-            if _key(row) not in known:
-                known.add(_key(row))
-                self.content["rows"].append(row)
+            if _key(row) not in known or (known[_key(row)].get("partial") and not row.get("partial")):
+                known[_key(row)] = row
+        self.content["rows"] = list(known.values())
 
     def give_up(self, entry: Entry, why: str) -> None:
         """Remember that a run was not done."""
@@ -150,20 +152,20 @@ def summaries(entry: Entry, folder: Path, seen: str, seconds: float) -> list[dic
 
 
 def tested(entry: Entry, folder: Path) -> list[dict[str, Any]]:
-    """Rows of what an unfinished run tested already, by its own rule; `train_seconds` are those of all its finished stages."""
+    """Rows of what an unfinished run tested already, by its own rule, marked as partial: finished, it tests them anew."""
     recipe = entry.load()
     stages = {stage.name: read_json(folder / stage.name / MANIFEST).get("summary") for stage in recipe.stages}
     finished = {name: summary for name, summary in stages.items() if summary}
-    seconds = sum(summary.get("training_seconds", 0.0) for summary in finished.values())
-    found = {model.name: read_json(folder / f"test-{model.name}" / METRICS_FILE) for model in recipe.evaluation.models}
+    found = {model: read_json(folder / f"test-{model.name}" / METRICS_FILE) for model in recipe.evaluation.models}
     seen = recipe.evaluation.seen
     about = {"data": entry.data, "run": entry.key, "seed": entry.seed, "selected_by": seen, "seen": seen, "slices": {}}
     about["stages"] = {name: {key: summary.get(key) for key in COST} for name, summary in finished.items()}
     return [
         about
-        | {"method": entry.methods.get(name, name), **{key: row["test"][key] for key in (*METRICS, "ci95")}}
-        | {"train_seconds": seconds, "ms_per_user": row["decoding"]["ms_per_user"]}
-        for name, row in found.items()
+        | {"method": entry.methods.get(model.name, model.name), **{key: row["test"][key] for key in (*METRICS, "ci95")}}
+        | {"train_seconds": sum(finished[stage]["seconds"] for stage in ancestry(recipe, model.stage))}
+        | {"ms_per_user": row["decoding"]["ms_per_user"], "partial": True}
+        for model, row in found.items()
         if row
     ]
 

@@ -103,6 +103,11 @@ def local_files(name: str) -> tuple[Path, ...]:
     return tuple(sorted(path for pattern in ("*.safetensors", "*.json") for path in folder.rglob(pattern)))
 
 
+def is_known(name: str) -> bool:
+    """Whether this is the name of an asset; a folder of that name is then written `./NAME`."""
+    return name in ASSETS
+
+
 def check_name(name: str, kind: Kind, setting: str) -> None:
     """Raise AssetError for what can name nothing of this kind. Downloads nothing, so a hub id is taken at its word."""
     asset, known_names = ASSETS.get(name), f"known are {_names(kind)}"

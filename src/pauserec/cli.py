@@ -99,9 +99,10 @@ def run(
 ) -> None:
     """Run a recipe: whatever of it is not done yet."""
     from pauserec.config import Recipe
+    from pauserec.pipeline import default_folder
 
     resolved = Recipe.load(recipe, tuple(set_))
-    folder = out or Path("runs") / resolved.name
+    folder = out or default_folder(resolved)
     if dry_run:
         show_plan(resolved, folder, tuple(redo))
     else:

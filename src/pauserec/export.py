@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import orjson
+from transformers import AutoTokenizer
 
 from pauserec import assets
 from pauserec.config import EvaluatedModel, Recipe
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
 from pauserec.files import MANIFEST, fsync_folder, hashes
-from pauserec.llm.model import ADDED_ROWS, LanguageModel
-from pauserec.llm.prompts import Prompts
+from pauserec.llm.model import ADDED_ROWS
+from pauserec.llm.prompts import Format, Prompts
+from pauserec.llm.vocabulary import find_vocabulary
 from pauserec.records import Dataset
 from pauserec.results import RESULT, ModelTest, model_test, open_finished
 from pauserec.run_folder import RECIPE, FinishedStep, Run
@@ -120,12 +122,10 @@ def _fill(
 
 def _example_prompt(checkpoint: Path, test: ModelTest, ids: SemanticIds, dataset: Dataset) -> str:
     """The prompt for a history of the catalogue's first two items (nobody's own), decoded back to text."""
-    from pauserec.llm.prompts import Format
-
-    model = LanguageModel.load(checkpoint, ids)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
     form = Format(test.fields, test.pauses, test.history_length)
-    prompts = Prompts(model.tokenizer, model.vocabulary, ids, dataset.items, test.prompt, form)
-    text: str = model.tokenizer.decode(prompts.prompt(np.arange(min(2, len(dataset.items)))), skip_special_tokens=False)
+    prompts = Prompts(tokenizer, find_vocabulary(tokenizer, ids), ids, dataset.items, test.prompt, form)
+    text: str = tokenizer.decode(prompts.prompt(np.arange(min(2, len(dataset.items)))), skip_special_tokens=False)
     return text
 
 

@@ -14,6 +14,8 @@ from pauserec.errors import RunError
 
 MANIFEST = "manifest.json"
 """Beside the files it lists; written last."""
+TEMPORARY = ".*.tmp"
+"""Files on their way to their names."""
 
 
 def hashes(folder: Path, without: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,8 @@ import polars as pl
 
 from pauserec.config import DataConfig
 from pauserec.data.clean import BadValueError, clean_id, clean_order, clean_time
-from pauserec.data.tables import open_table
+from pauserec.data.layouts import EventLayout, open_like_events
+from pauserec.data.tables import Row, Table
 from pauserec.errors import DataError
 from pauserec.files import parquet, same_file, write_atomically
 from pauserec.records import Recommendations
@@ -22,8 +23,8 @@ COLUMNS = ("user_id", "item_id")
 def read(history: str | None, users: Path | None, data: DataConfig | None = None) -> tuple[list[str], list[list[str]]]:
     """Names and histories from `--history ID,ID` or a file with the columns user_id and item_id.
 
-    data: how the run read its own logs. Its column names do too, a history is sorted by its order column or else its
-    timestamp where the file has one (ties as in the file), and repeats are left out if it left them out.
+    data: how the run read its own logs. Their layout and column names do too, a history is sorted by the order column if
+    any row has an order, else by the timestamp if the file has one (ties as in the file).
     In the file item_id is one event per row or a list. Ids are read as `prepare` reads them. Raises DataError.
     """
     if (history is None) == (users is None):
@@ -31,34 +32,47 @@ def read(history: str | None, users: Path | None, data: DataConfig | None = None
     if users is None:
         return ["history"], [ids(history or "")]
     data = data or DataConfig()
-    names = data.columns
-    table = open_table(users, frozenset(COLUMNS) | set(names.model_dump().values()) - {None})
-    columns = [
-        own if own in table.columns else usual for own, usual in zip((names.user, names.item), COLUMNS, strict=True)
-    ]
+    table, layout, columns = _open(users, data)
     missing = [name for name in columns if name not in table.columns]
+    if missing and data.delimiter is not None:  # the run's own logs have it; this file may have another
+        table, layout, columns = _open(users, data.model_copy(update={"delimiter": None}))
+        missing = [name for name in columns if name not in table.columns]
     if missing:
         raise DataError(f"--users {users} lacks {', '.join(missing)}: it has {', '.join(table.columns)}")
-    moment = next((name for name in (names.order, names.timestamp) if name in table.columns), None)
+    ordered = layout.order in table.columns and any(_orders(row) for row in table.rows([layout.order]))
+    moment = layout.order if ordered else layout.timestamp if layout.timestamp in table.columns else None
     events: dict[str, list[tuple[float, str]]] = {}
-    for row in table.rows([*columns, *([moment] if moment else [])]):
+    for row in table.rows([*columns, moment]):
         try:
             if row.problem:
                 raise BadValueError(row.problem)
             of_user = events.setdefault(clean_id(row.values[0])[0], [])
             items = row.values[1] if isinstance(row.values[1], list) else [row.values[1]]
             chosen = [clean_id(item)[0] for item in items if _given(item)]
-            key = _moment(row.values[2], ordered=moment == names.order) if moment and chosen else 0
+            key = _moment(row.values[2], ordered) if moment is not None and chosen else 0
             of_user += [(key, item) for item in chosen]
         except BadValueError as error:
             raise DataError(f"--users {users}, line {row.line}: {error}; mend or remove the line") from None
     histories = [[item for _, item in sorted(of_user, key=lambda event: event[0])] for of_user in events.values()]
-    if data.repeats == "first":
-        histories = [list(dict.fromkeys(items)) for items in histories]
     return list(events), histories
 
 
-def _moment(value: Any, *, ordered: bool) -> float:
+def _open(users: Path, data: DataConfig) -> tuple[Table, EventLayout, list[str]]:
+    """The file, the layout of the run's own logs, and the columns of user and item: theirs, or the usual ones."""
+    table, layout = open_like_events(users, data)
+    names = zip((layout.user, layout.item), COLUMNS, strict=True)
+    return table, layout, [own if own in table.columns else usual for own, usual in names]
+
+
+def _orders(row: Row) -> bool:
+    """Whether the one value of a row is an order, or is meant as one."""
+    try:
+        return bool(row.values) and clean_order(row.values[0]) is not None
+    except BadValueError:
+        return True
+
+
+def _moment(value: Any, ordered: bool) -> float:
     """What an event is sorted by. Raises BadValueError."""
     if not ordered:
         return clean_time(value, time.time_ns())[0]

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
@@ -27,9 +28,17 @@ BLOCK = 4096
 class TrainedRecommender:
     """Recommends for histories given as lists of item ids, oldest first. Made by `pauserec.load`."""
 
-    def __init__(self, model: Recommender, fallback: Recommender, dataset: Dataset, *, drop_seen: bool) -> None:
+    def __init__(
+        self,
+        model: Recommender,
+        fallback: Recommender,
+        dataset: Dataset,
+        *,
+        drop_seen: bool,
+        repeats: Literal["first", "keep"] = "keep",
+    ) -> None:
         self._model, self._fallback, self._dataset = model, fallback, dataset
-        self._drop_seen = drop_seen
+        self._drop_seen, self._repeats = drop_seen, repeats
         members: dict[str, list[int]] = {}
         for number, item in enumerate(dataset.items):
             for category in item.categories:
@@ -53,7 +62,8 @@ class TrainedRecommender:
 
         allow, deny: per history the ids that alone may be recommended (None: all), and those that never may.
         category: per history the category that every item must be of (None: any).
-        Ids that are not in the catalogue are dropped, with one warning that counts them; a history with none left gets the
+        Of an item that stands in a history several times the first is shown, if the run read its own logs so. Ids that are
+        not in the catalogue are dropped, with one warning that counts them; a history with none left gets the
         most popular items, marked `fallback="popularity"`. Fewer than k legal items: fewer are given, marked. Raises
         RecipeError if k is not positive, a category is unknown, the lists differ in length or hold no lists of texts.
         """
@@ -64,7 +74,8 @@ class TrainedRecommender:
         offer = self._offer(len(histories), allow, deny, category)
         k_found = min(k, len(self._dataset.items))
         number_of = self._dataset.number_of
-        known = [np.array([number_of[i] for i in history if i in number_of], dtype=np.int64) for history in histories]
+        shown = [dict.fromkeys(history) if self._repeats == "first" else history for history in histories]
+        known = [np.array([number_of[i] for i in history if i in number_of], dtype=np.int64) for history in shown]
         unknown = [tuple(i for i in history if i not in number_of) for history in histories]
         lost = Counter(i for ids in unknown for i in ids)
         if lost:
@@ -104,16 +115,24 @@ class TrainedRecommender:
                 raise RecipeError(f"{name} has {len(lists)} entries for {histories} histories: give one for each")
         number_of = self._dataset.number_of
         for name, lists in (("allow", allow), ("deny", deny)):
-            lost = sorted({i for ids in lists or () if ids is not None for i in ids if i not in number_of})
+            lost = sorted({i for ids in _distinct(lists or ()) for i in ids if i not in number_of})
             if lost:
                 warnings.warn(
                     f"{len(lost)} ids of {name} are not in the catalogue and were dropped, for example {lost[0]!r}",
                     stacklevel=3,
                 )
 
-        def numbers(ids: Sequence[str]) -> IntArray:
-            return np.array(sorted({number_of[i] for i in ids if i in number_of}), dtype=np.int64)
+        looked_up: dict[int, tuple[Sequence[str], IntArray]] = {}
 
+        def numbers(ids: Sequence[str]) -> IntArray:
+            if id(ids) not in looked_up:  # one list may hold for every history
+                looked_up[id(ids)] = (
+                    ids,
+                    np.array(sorted({number_of[i] for i in ids if i in number_of}), dtype=np.int64),
+                )
+            return looked_up[id(ids)][1]
+
+        both: dict[tuple[int, str], IntArray] = {}
         allowed = [None if ids is None else numbers(ids) for ids in allow or [None] * histories]
         for row, wanted in enumerate(category or ()):
             if wanted is None:
@@ -123,9 +142,10 @@ class TrainedRecommender:
                 raise RecipeError(
                     f"no item has the category {wanted!r}: did you mean {', '.join(close) or 'another run'}?"
                 )
-            before = allowed[row]
-            members = self._members[wanted]
-            allowed[row] = members if before is None else np.intersect1d(before, members)
+            before, members = allowed[row], self._members[wanted]
+            if before is not None and (id(before), wanted) not in both:
+                both[id(before), wanted] = np.intersect1d(before, members)
+            allowed[row] = members if before is None else both[id(before), wanted]
         return Offer(allowed, None if deny is None else [numbers(ids) for ids in deny])
 
 
@@ -135,11 +155,16 @@ def _blocks(rows: Sequence[int]) -> Iterable[Sequence[int]]:
     return track(blocks, "recommending", console=Console(stderr=True), disable=len(blocks) < 2)
 
 
+def _distinct(lists: Sequence[Sequence[str] | None]) -> Iterable[Sequence[str]]:
+    """The lists, each once however often it stands there."""
+    return {id(ids): ids for ids in lists if ids is not None}.values()
+
+
 def _check_ids(name: str, lists: Sequence[Sequence[str] | None]) -> None:
     """Raises RecipeError unless `lists` holds lists of texts."""
     if any(isinstance(ids, str) for ids in lists):
         raise RecipeError(f"{name} holds a text where a list of ids belongs: write [['50', '181']], not ['50', '181']")
-    other = next((i for ids in lists if ids is not None for i in ids if not isinstance(i, str)), None)
+    other = next((i for ids in _distinct(lists) for i in ids if not isinstance(i, str)), None)
     if other is not None:
         raise RecipeError(f"{name} holds {other!r}, but ids are text: write {str(other)!r}")
 
@@ -157,8 +182,8 @@ def load(
     folder = open_finished(Path(run))
     dataset = load_dataset(folder.finished("dataset").path)
     recommender = _recommender(folder, model, dataset, cache_bytes=cache_bytes, compile=compile)
-    drop_seen = folder.recipe.evaluation.seen == "drop"
-    return TrainedRecommender(recommender, Popularity.fit(dataset), dataset, drop_seen=drop_seen)
+    drop_seen, repeats = folder.recipe.evaluation.seen == "drop", folder.recipe.data.repeats
+    return TrainedRecommender(recommender, Popularity.fit(dataset), dataset, drop_seen=drop_seen, repeats=repeats)
 
 
 def _recommender(folder: Run, model: str | None, dataset: Dataset, *, cache_bytes: int, compile: bool) -> Recommender:

@@ -113,6 +113,16 @@ def _baseline(folder: Run, settings: Baseline, dataset: FinishedStep, *ids: Fini
     return {name: trained, f"test-{name}": tested}
 
 
+def default_folder(recipe: Recipe) -> Path:
+    """runs/NAME. Raises RunError if that holds a run on other data, which going on there would replace."""
+    folder = Path("runs") / recipe.name
+    with suppress(RecipeError):  # none is there yet, or one that this version cannot read
+        theirs, ours = ((d.interactions or d.source) for d in (Recipe.load(folder / RECIPE).data, recipe.data))
+        if theirs != ours:
+            raise RunError(f"{folder} holds a run on {theirs}, not on {ours}: give this one its own folder with --out")
+    return folder
+
+
 def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> None:
     """Raise PauserecError, before anything is written, for what would stop a run later: it leaves a finished one alone."""
     for name in redo:
@@ -138,7 +148,8 @@ def _check_backbone(model: ModelConfig) -> None:
 def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:
     """A stage's settings with just those of the recipe's that it depends on."""
     if isinstance(stage, CptConfig | PausePretrainConfig):
-        return CorpusJob(stage=stage, precision=recipe.model.precision, history_length=recipe.prompt.history_length)
+        length = recipe.prompt.history_length if stage.corpus == "histories" else None
+        return CorpusJob(stage=stage, precision=recipe.model.precision, history_length=length)
     return NextItemJob(
         stage=stage,
         prompt=recipe.prompt,

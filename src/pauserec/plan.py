@@ -14,7 +14,16 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from pauserec import assets
-from pauserec.config import CptConfig, ImplicitSftConfig, PausePretrainConfig, Recipe, Settings, Stage
+from pauserec.config import (
+    CorpusJob,
+    CptConfig,
+    ImplicitSftConfig,
+    NextItemJob,
+    PausePretrainConfig,
+    Recipe,
+    Settings,
+    Stage,
+)
 from pauserec.data.splits import load_dataset, prepare
 from pauserec.llm.model import best_device, use_bfloat16
 from pauserec.llm.pretrained import shape_and_tokenizer
@@ -122,7 +131,8 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
     width = shape.hidden_size * shape.num_hidden_layers
     cost = _Cost(recipe, parameters, parameters - untied * table, table, width, vocabulary.used)
     stages = tuple(
-        cost.stage(stage, *_tokens(stage, recipe, dataset, tokenizer, vocabulary, ids)) for stage in recipe.stages
+        cost.stage(stage, *_tokens(job_of(stage, recipe), recipe, dataset, tokenizer, vocabulary, ids))
+        for stage in recipe.stages
     )
     return Plan(counts, parameters, steps, stages, unplanned)
 
@@ -162,32 +172,39 @@ def _stand_in_ids(recipe: Recipe, items: int) -> SemanticIds:
 
 
 def _tokens(
-    stage: Stage, recipe: Recipe, dataset: Dataset, tokenizer: object, vocabulary: Vocabulary, ids: SemanticIds
+    job: CorpusJob | NextItemJob,
+    recipe: Recipe,
+    dataset: Dataset,
+    tokenizer: object,
+    vocabulary: Vocabulary,
+    ids: SemanticIds,
 ) -> tuple[int, int]:
     """Tokens of all epochs, and how many of them are targets (in a corpus, pauses counted in)."""
-    if isinstance(stage, CptConfig | PausePretrainConfig):
+    if isinstance(job, CorpusJob):
+        text = job.stage
         corpus = Corpus(tokenizer, vocabulary, ids, dataset.items)
         starts = word_starts(tokenizer, vocabulary)
 
         def with_pauses(document: CorpusDocument) -> list[int]:
             tokens = document_tokens(corpus, document)
-            if not isinstance(stage, PausePretrainConfig):
+            if not isinstance(text, PausePretrainConfig):
                 return tokens
-            return insert_pauses(tokens, vocabulary.pause, starts, stage.share, np.random.default_rng(stage.seed))
+            return insert_pauses(tokens, vocabulary.pause, starts, text.share, np.random.default_rng(text.seed))
 
         batches = corpus_batches(
-            corpus_documents(dataset, stage.corpus, recipe.prompt.history_length),
+            corpus_documents(dataset, corpus, job.history_length, text.batch_tokens),
             with_pauses,
-            epochs=stage.epochs,
-            batch_tokens=stage.batch_tokens,
-            seed=stage.seed,
+            epochs=text.epochs,
+            batch_tokens=text.batch_tokens,
+            seed=text.seed,
         )
         return batches.tokens, batches.tokens
+    stage = job.stage
     implicit = stage if isinstance(stage, ImplicitSftConfig) else None
     length = (implicit.history_length if implicit else None) or recipe.prompt.history_length
     form = Format(implicit.fields if implicit else (), implicit.pauses if implicit else 0, length)
     prompts = Prompts(tokenizer, vocabulary, ids, dataset.items, recipe.prompt, form)
-    samples = NextItemSamples(job_of(stage, recipe), prompts, dataset.training_sequences(stage.final_fit))  # type: ignore[arg-type]
+    samples = NextItemSamples(job, prompts, dataset.training_sequences(stage.final_fit))
     batches_ = samples.batches()
     targets = len(ids.sizes) * len(dataset.users) * stage.epochs
     if stage.targets == "all" or stage.loss_on == "history":

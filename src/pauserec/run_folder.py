@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from pauserec import parallel
 from pauserec.config import Recipe, Settings
 from pauserec.errors import RunError
-from pauserec.files import MANIFEST, file_hash, fsync_folder, hashes, read_json, verify, write_atomically
+from pauserec.files import MANIFEST, TEMPORARY, file_hash, fsync_folder, hashes, read_json, verify, write_atomically
 
 STARTED = "started.json"
 RECIPE = "recipe.toml"
@@ -31,6 +31,8 @@ WATCHING = "tensorboard"
 RESUMING = "training"
 """Folder within a step for what only resuming it needs: gone once the step is done."""
 LOCK = ".lock"
+RAW = "file "
+"""Begins the name of a raw file in a manifest."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,8 @@ class Run:
             if partial.exists():
                 shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
+        for leftover in partial.glob(TEMPORARY):  # of a write that was killed; it would count as the step's own
+            leftover.unlink()
         goes_on = {"seconds": float(started.get("seconds", 0.0)), "redo": redo or bool(started.get("redo"))}
         content = {"fingerprint": fingerprint, "inputs": contents, **goes_on}
         write_atomically(partial / STARTED, orjson.dumps(content))
@@ -230,7 +234,7 @@ class Run:
 def _contents(inputs: tuple[FinishedStep, ...], files: tuple[Path, ...]) -> dict[str, str]:
     """What a step is made from, by name. A raw file that is gone says nothing."""
     return {step.name: step.content for step in inputs if step.content} | {
-        f"file {number}": file_hash(path) for number, path in enumerate(files) if path.is_file()
+        f"{RAW}{number}": file_hash(path) for number, path in enumerate(files) if path.is_file()
     }
 
 
@@ -240,8 +244,11 @@ def _content(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _agree(recorded: Mapping[str, str] | None, found: Mapping[str, str]) -> bool:
-    """Whether all that was written down (earlier versions wrote nothing) and is still there is as it was."""
-    return all(found.get(name, content) == content for name, content in (recorded or {}).items())
+    """Whether all that was written down (earlier versions wrote nothing) and is still there is as it was, and nothing more."""
+    recorded = recorded or {}
+    raw = any(name.startswith(RAW) for name in recorded)
+    more = raw and any(name.startswith(RAW) for name in found.keys() - recorded.keys())
+    return not more and all(found.get(name, content) == content for name, content in recorded.items())
 
 
 @contextmanager

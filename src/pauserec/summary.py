@@ -109,7 +109,7 @@ def _shown(dataset: Dataset, item_id: str) -> ShownItem:
 
 
 def _embeddings(run: Run) -> list[EmbeddingRows]:
-    """Rows of the input table after each stage. Every stage shows the same text rows."""
+    """Rows of the input table after each stage, as far as it is known. Every stage shows the same text rows."""
     if not run.recipe.stages:
         return []
     ids = SemanticIds.load(run.finished("semantic_ids").path)
@@ -120,19 +120,26 @@ def _embeddings(run: Run) -> list[EmbeddingRows]:
             continue
         first = orjson.loads((folder / ADDED_ROWS).read_bytes())["first_sid"]
         table = _input_table(folder)
+        if table is None:
+            return []
         text = np.sort(np.random.default_rng(0).choice(first, min(TEXT_ROWS, first), replace=False))
         pause = first + len(ids.tokens())
         found.append(EmbeddingRows(name, table[text], table[first + 2 : pause], table[pause : pause + 1]))
     return found
 
 
-def _input_table(folder: Path) -> FloatArray:
+INPUT_TABLES = ("embed_tokens.weight", "embed_in.weight", "wte.weight")
+"""How families of models name their input embedding: Llama and most others, GPT-NeoX, GPT-2."""
+
+
+def _input_table(folder: Path) -> FloatArray | None:
+    """The input embedding [rows, D]; None where a family calls it otherwise."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="np") as file:
             for key in file.keys():  # noqa: SIM118
-                if key.endswith("embed_tokens.weight"):
+                if key.endswith(INPUT_TABLES):
                     return np.asarray(file.get_tensor(key), dtype=np.float32)
-    return np.zeros((0, 0), dtype=np.float32)
+    return None
 
 
 def _json(path: Path) -> dict[str, Any]:

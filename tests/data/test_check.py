@@ -2,18 +2,18 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import orjson
 import pytest
 
+from commands import cli
+
 EVENTS = [f"u{user},i{item},{1_700_000_000 + 10 * user + item}" for user in range(5) for item in range(5)]
 
 
 def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pauserec", "data", "check", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return cli("data", "check", *arguments, folder=folder)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 
 from pauserec.config import DataConfig
 from pauserec.data.sources import read_raw
+from pauserec.data.splits import check_raw
 from pauserec.errors import DataError
 
 
@@ -86,6 +87,16 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         read_raw(DataConfig(source=str(tmp_path)))
     with pytest.raises(DataError, match="without data"):
         read_raw(DataConfig(items="items.csv"))
+
+
+def test_the_name_of_a_known_data_set_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GroupLens' own archive unpacks to ml-100k, which is laid out otherwise."""
+    (tmp_path / "ml-100k").mkdir()
+    (tmp_path / "ml-100k" / "u.data").write_text("196\t242\t3\t881250949\n")
+    monkeypatch.chdir(tmp_path)
+    check_raw(DataConfig(source="ml-100k"))
+    with pytest.raises(DataError, match="has no interactions"):
+        check_raw(DataConfig(source="./ml-100k"))
 
 
 @pytest.mark.parametrize(

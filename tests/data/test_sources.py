@@ -324,3 +324,38 @@ def test_decimal_ids_of_a_warehouse_are_whole_numbers(tmp_path: Path) -> None:
     raw = read_raw(DataConfig(interactions=str(tmp_path / "events.parquet")))
     assert raw.events.select("user_id", "item_id").rows() == [("1", "7")]
     assert raw.counts.reasons == {"item: id is neither text nor a whole number": 1}
+
+
+@pytest.mark.parametrize("header", [",user_id,parent_asin,timestamp\n", ",user_id,item_id,timestamp\n"])
+def test_a_column_without_a_name_is_no_order(tmp_path: Path, header: str) -> None:
+    """pandas writes its index so."""
+    items = TITLES.replace("item_id", "parent_asin") if "asin" in header else TITLES
+    columns = Columns(order=None) if "item_id" in header else Columns()
+    raw = read(tmp_path, header + "2,u,a,100\n0,u,b,200\n1,u,c,300\n", items, columns=columns)
+    assert raw.ordered_by == "timestamp"
+    assert raw.events.sort("time")["item_id"].to_list() == ["a", "b", "c"]
+
+
+def test_decimal_times_and_orders_of_a_warehouse_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    frame = {
+        "user_id": ["u"] * 2,
+        "item_id": ["a", "b"],
+        "timestamp": [Decimal("1700000000"), Decimal("1700000001.50")],
+    }
+    pl.DataFrame(frame).write_parquet(path)
+    raw = read_raw(DataConfig(interactions=str(path)))
+    assert raw.events["time"].to_list() == [1_700_000_000 * 10**9, 1_700_000_001_500_000_000]
+    pl.DataFrame(frame | {"order": [Decimal(2), Decimal(1)]}).write_parquet(path)
+    raw = read_raw(DataConfig(interactions=str(path)))
+    assert (raw.ordered_by, raw.events["time"].to_list()) == ("order", [2, 1])
+
+
+def test_which_of_two_equal_events_stands_first_changes_nothing(tmp_path: Path) -> None:
+    rows = ["u,a,1400000000,1\n", "u,a,1600000000000,1\n", "u,b,1500000000,2\n"]
+    header = "user_id,item_id,timestamp,order\n"
+    found = [read(tmp_path, header + "".join(order)) for order in (rows, rows[::-1])]
+    assert found[0].events.drop("line").sort("item_id").equals(found[1].events.drop("line").sort("item_id"))
+    items = ["a,Soap\n", "a,  Soap \n"]
+    found = [read(tmp_path, HEADER + "u,a,1\n", "item_id,title\n" + "".join(order)) for order in (items, items[::-1])]
+    assert [raw.item_counts.accepted for raw in found] == [1, 1]

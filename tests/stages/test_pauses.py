@@ -18,7 +18,7 @@ from pauserec.pipeline import job_of
 from pauserec.records import Dataset, Item
 from pauserec.run_folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents
+from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.implicit_sft import implicit_sft
 from pauserec.stages.objective import Objective
 from pauserec.stages.pause_pretrain import ROW, first_pause_row, insert_pauses, pause_pretrain, word_starts
@@ -51,23 +51,28 @@ def test_the_pause_row_gets_a_gradient_from_the_sid_logits(model: LanguageModel,
     assert gradient[model.vocabulary.pause].abs().max() > 0
 
 
-def test_implicit_sft_starts_from_the_pretrained_pause_row(
-    tiny_run: Path, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: list[torch.Tensor] = []
-
-    def trained(job: object, model: LanguageModel, *_: object, **__: object) -> dict[str, object]:
-        rows.extend(table[model.vocabulary.pause].clone() for table in (model.table, model.head))
-        return {}
-
-    monkeypatch.setattr(import_module("pauserec.stages.implicit_sft"), "train_next_item", trained)
-    job = job_of(tiny_recipe.stages[-1], tiny_recipe)
-    implicit_sft(job, *finished(tiny_run, "sft", "pause_pretrain"), out=tmp_path, log=lambda **_: None)  # type: ignore[arg-type]
+def test_implicit_sft_starts_from_the_pretrained_pause_row(tiny_run: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    ids = SemanticIds.load(tiny_run / "semantic_ids")
+    sft = LanguageModel.load(tiny_run / "sft", ids)
+    pause = sft.vocabulary.pause
+    head = sft.head[pause].detach().clone()
+    sft.hf.config.tie_word_embeddings = False
+    sft.hf.get_output_embeddings().weight = torch.nn.Parameter(sft.head.detach().clone())
+    sft.save(tmp_path / "untied")
+    stage = tiny_recipe.stages[-1].model_copy(update={"learning_rate": 1e-12, "epochs": 0.05})
+    steps = finished(tiny_run, "sft", "pause_pretrain")
     row = load_rows(tiny_run / "pause_pretrain" / ROW)[0]
-    for start in rows:
-        torch.testing.assert_close(start, row)
-    sft = LanguageModel.load(tiny_run / "sft", SemanticIds.load(tiny_run / "semantic_ids"))
-    assert not torch.equal(row, sft.table[sft.vocabulary.pause])
+    assert not torch.equal(row, head)
+    for name, start, expected in (
+        ("tied", steps[0], row),
+        ("untied", FinishedStep("sft", tmp_path / "untied", "", {}), head),  # what is never written keeps its own row
+    ):
+        out = tmp_path / f"{name}-out"
+        out.mkdir()
+        implicit_sft(job_of(stage, tiny_recipe), start, *steps[1:], out=out, log=lambda **_: None)  # type: ignore[arg-type]
+        trained = LanguageModel.load(out, ids)
+        torch.testing.assert_close(trained.table[pause], row)
+        torch.testing.assert_close(trained.head[pause], expected)
 
 
 def test_pause_pretraining_inserts_the_share_asked_for_and_teaches_no_pause(
@@ -88,7 +93,9 @@ def test_pause_pretraining_inserts_the_share_asked_for_and_teaches_no_pause(
     ((batches, model),) = found
     tokens, labels = (np.concatenate([batches[n][key] for n in range(len(batches))]) for key in ("tokens", "labels"))
     pause, starts = model.vocabulary.pause, word_starts(model.tokenizer, model.vocabulary)
-    documents = corpus_documents(load_dataset(tiny_run / "dataset"), "histories", job.history_length)
+    dataset, ids = load_dataset(tiny_run / "dataset"), SemanticIds.load(tiny_run / "semantic_ids")
+    corpus = Corpus(model.tokenizer, model.vocabulary, ids, dataset.items)
+    documents = corpus_documents(dataset, corpus, job.history_length, stage.batch_tokens)
     words = starts[tokens].sum() + len(documents)  # a document's first word has no space before it
     assert (tokens == pause).sum() / words == pytest.approx(0.4, abs=0.01)
     assert pause not in labels
@@ -104,11 +111,24 @@ def test_the_start_of_a_pause_row_has_the_noise_asked_for(model: LanguageModel) 
     assert float(moved.std()) == pytest.approx(float(expected), rel=0.4)
 
 
-def test_running_text_shows_training_events_alone() -> None:
-    items = tuple(Item(str(number)) for number in range(12))
+def test_running_text_shows_training_events_alone(model: LanguageModel, tiny_run: Path) -> None:
+    ids = SemanticIds.load(tiny_run / "semantic_ids")
+    items = tuple(Item(str(number)) for number in range(len(ids.codes)))
     data = Dataset(items, ("u", "v"), (np.arange(7), np.arange(7, 12)), "")
-    shown = [document.items.tolist() for document in corpus_documents(data, "histories", 3)]
+    corpus = Corpus(model.tokenizer, model.vocabulary, ids, items)
+    shown = [document.items.tolist() for document in corpus_documents(data, corpus, 3, 10_000)]
     assert shown == [[0, 1, 2], [3, 4], [7, 8, 9]]
+
+
+def test_running_text_fits_a_batch_however_long_the_texts(model: LanguageModel, tiny_run: Path) -> None:
+    ids = SemanticIds.load(tiny_run / "semantic_ids")
+    items = tuple(Item(str(n), "word " * (10**5 if n == 3 else 20 * n)) for n in range(len(ids.codes)))
+    data = Dataset(items, ("u",), (np.arange(14),), "")
+    corpus = Corpus(model.tokenizer, model.vocabulary, ids, items)
+    documents = corpus_documents(data, corpus, 20, 800)
+    assert np.concatenate([document.items for document in documents]).tolist() == list(range(12)), "nothing is dropped"
+    assert max(len(document_tokens(corpus, document)) for document in documents) <= 800
+    assert 1 < len(documents) < 12
 
 
 def test_cpt_trains_the_sid_rows_and_nothing_else(tiny_run: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
+from pydantic_core import to_jsonable_python
 
 
 class Settings(BaseModel):
@@ -24,12 +25,17 @@ class Settings(BaseModel):
         return content
 
     def identity(self) -> dict[str, Any]:
-        """The settings that enter a step's fingerprint: a LATER one is left out while it has its default."""
+        """The settings that enter a step's fingerprint.
+
+        A LATER one is left out while it has its default; one of BOOKKEEPING counts as its default whatever it is.
+        """
         content = self.model_dump(mode="json")
         for name, field in type(self).model_fields.items():
             value, extra = getattr(self, name), field.json_schema_extra
             if isinstance(extra, dict) and extra.get("later") and value == field.default:
                 del content[name]
+            elif isinstance(extra, dict) and extra.get("bookkeeping"):
+                content[name] = to_jsonable_python(field.default)
             elif isinstance(value, Settings):
                 content[name] = value.identity()
             elif isinstance(value, tuple):
@@ -43,6 +49,10 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"
 LATER: JsonDict = {"later": True}
 """Marks (`json_schema_extra`) a setting that came after runs were made: at its default it leaves their fingerprints as they
 were, so that an upgrade repeats no finished step. Such a default must never change."""
+BOOKKEEPING: JsonDict = {"bookkeeping": True}
+"""Marks a setting that changes no result: what is done stays done, and what is under way goes on, whatever it is set to."""
+Seed = Annotated[int, Field(ge=0, lt=2**31 - 16)]
+"""What NumPy, torch and faiss all take; k-means adds the level to it."""
 
 
 class Columns(Settings):
@@ -105,7 +115,7 @@ class EmbedderConfig(Settings):
     """Sentence embedder: a known name, a local folder or a hub id, OWNER/NAME or OWNER/NAME@REVISION."""
     text: Literal["title", "title+categories"] = "title+categories"
     """Item text given to the embedder."""
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, json_schema_extra=BOOKKEEPING)
     """Texts per call of the embedder."""
     cooccurrence_dims: int = Field(default=0, ge=0)
     """Width of an SVD of the training part's co-occurrence (PPMI), joined to the text vector; 0 leaves it out."""
@@ -117,7 +127,7 @@ class EmbedderConfig(Settings):
     """Name of a trained baseline of the recipe whose item vectors are joined too; null joins none."""
     baseline_weight: float = Field(default=0.5, ge=0, le=1)
     """Share of the baseline's part in the squared length of the joined vector."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the SVD."""
 
 
@@ -144,7 +154,7 @@ class QuantizerConfig(Settings):
     """Width of the quantized vector (rqvae)."""
     commitment: float = Field(default=0.25, ge=0)
     """Weight of the commitment loss (rqvae)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the codebooks' start, and of training (rqvae)."""
 
     @model_validator(mode="after")
@@ -169,7 +179,7 @@ class ModelConfig(Settings):
     new_rows: Literal["noise", "centroids", "mean"] = Field(default="noise", json_schema_extra=LATER)
     """Where the SID tokens' rows start, about the table's mean: noise of its deviation, the quantizer's centroids turned into
     its width, or next to no noise (transformers' own default)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the new rows' start values."""
 
 
@@ -210,8 +220,8 @@ class DecodingConfig(Settings):
     """Prefixes kept at each level; at least evaluation.top_k."""
     normalise: Literal["full", "codebook", "legal"] = "full"
     """Log-softmax over the whole vocabulary (as Hugging Face does), the level's codes, or the legal codes."""
-    batch_tokens: int = Field(default=8192, ge=64)
-    """Prompt tokens decoded together."""
+    batch_tokens: int = Field(default=8192, ge=64, json_schema_extra=BOOKKEEPING)
+    """Prompt tokens decoded together, or the beams' tokens where those are more: memory follows from it."""
 
 
 class EvaluatedModel(Settings):

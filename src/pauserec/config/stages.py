@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pauserec.config.settings import LATER, DecodingConfig, PromptConfig, Settings
+from pauserec.config.settings import BOOKKEEPING, LATER, DecodingConfig, PromptConfig, Seed, Settings
 
 
 class LoraSettings(Settings):
@@ -45,11 +45,11 @@ class TrainingSettings(Settings):
     """Compile the feed-forward part of each layer with torch.compile (needs a C++ compiler on a CPU)."""
     sharding: Literal["none", "fsdp2"] = "none"
     """Of several processes: each holds all weights (DDP), or a part of them (FSDP2, for models that fill a GPU)."""
-    save_every: int = Field(default=200, ge=1)
+    save_every: int = Field(default=200, ge=1, json_schema_extra=BOOKKEEPING)
     """Optimizer steps between checkpoints."""
-    tracking: tuple[str, ...] = ("tensorboard",)
+    tracking: tuple[str, ...] = Field(default=("tensorboard",), json_schema_extra=BOOKKEEPING)
     """Trackers, as transformers' report_to names them."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the batches' order, of dropout and of whatever else is drawn."""
 
 
@@ -171,7 +171,8 @@ class CorpusJob(Settings):
 
     stage: CptConfig | PausePretrainConfig
     precision: Literal["auto", "float32", "bfloat16"]
-    history_length: int
+    history_length: int | None
+    """None where the text is items', each alone."""
 
 
 class NextItemJob(Settings):

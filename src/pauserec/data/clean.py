@@ -112,6 +112,7 @@ def clean_time(value: Any, now: int) -> tuple[int, str]:
     than a day after it are refused. ISO times without a zone are UTC. Raises BadValueError.
     """
     number: int | float
+    value = _plain(value)
     if isinstance(value, str):
         value = value.strip()
         if value.isascii() and value.isdigit() and len(value) < 20:
@@ -143,6 +144,7 @@ def clean_time(value: Any, now: int) -> tuple[int, str]:
 
 def clean_order(value: Any) -> int | float | None:
     """A position as a number, or None where there is no value. Raises BadValueError."""
+    value = _plain(value)
     if value is None:
         return None
     if isinstance(value, str):
@@ -161,6 +163,13 @@ def clean_order(value: Any) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_NANOSECONDS:
         raise BadValueError(ORDER_BAD)
     return value
+
+
+def _plain(value: Any) -> Any:
+    """A database's decimal as a number of Python's own, whole where it is whole; anything else as it is."""
+    if not isinstance(value, Decimal):
+        return value
+    return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
 
 
 def _iso(text: str) -> int:

@@ -31,7 +31,7 @@ def read_items(
         entry = (item, Row(row.line, row.raw[:RAW_CHARS]), repairs)
         rival = kept.get(item.item_id)
         if rival is not None:
-            better, worse = (entry, rival) if _richness(item) > _richness(rival[0]) else (rival, entry)
+            better, worse = (entry, rival) if _richness(*entry) > _richness(*rival) else (rival, entry)
             quarantine.append(quarantined(table.path, worse[1], DUPLICATE_ITEM))
             counts.reasons[DUPLICATE_ITEM] += 1
             entry = better
@@ -68,9 +68,9 @@ def _item(row: Row, layout: ItemLayout, config: DataConfig) -> tuple[Item, tuple
     return Item(item_id, title, categories), tuple(dict.fromkeys(repair for repair in repairs if repair))
 
 
-def _richness(item: Item) -> tuple[bool, bool, str, tuple[str, ...]]:
-    """Of two rows for one item the greater is kept: with title, with categories, then any fixed order."""
-    return bool(item.title), bool(item.categories), item.title, item.categories
+def _richness(item: Item, row: Row, repairs: tuple[str, ...]) -> tuple[Any, ...]:
+    """Of two rows for one item the greater is kept: with title, with categories, any fixed order, then the less repaired."""
+    return bool(item.title), bool(item.categories), item.title, item.categories, -len(repairs), repairs
 
 
 def _unescaped(value: Any, depth: int = 2) -> Any:

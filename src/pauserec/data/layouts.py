@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from pauserec import assets
 from pauserec.config import Columns, DataConfig, ItemColumns
 from pauserec.data.tables import Table, open_table
 from pauserec.errors import DataError
@@ -55,34 +56,40 @@ def find_files(config: DataConfig) -> tuple[Path, Path | None]:
         return Path(config.interactions).expanduser(), Path(config.items).expanduser() if config.items else None
     if config.items is not None:
         raise DataError("data.items is set without data.interactions: name both files, or neither")
-    folder = Path(config.source).expanduser()
-    if not folder.exists():
-        from pauserec.assets import dataset  # a download; not needed for a folder
-
-        folder = dataset(config.source)
+    folder = own_folder(config)
+    if folder is None or not folder.exists():
+        folder = assets.dataset(config.source)
     if not folder.is_dir():
         raise DataError(f"data.source {folder} is a file: name its folder, or set data.interactions and data.items")
-    names = sorted(path for path in folder.iterdir() if path.is_file())
+    found = files_in(folder)
+    if found is None:
+        raise DataError(
+            f"{folder} has no interactions.*, no *.inter and no reviews beside meta_*: set data.interactions"
+        )
+    return found
+
+
+def own_folder(config: DataConfig) -> Path | None:
+    """`data.source` as a folder of one's own; None where it is the name of a known data set (`./NAME` is a folder)."""
+    return None if assets.is_known(config.source) else Path(config.source).expanduser()
+
+
+def files_in(folder: Path) -> tuple[Path, Path | None] | None:
+    """The files in a folder of one's own, if it is one and holds any. Raises DataError if it holds several of a kind."""
+    names = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     for events, items in (_by_stem(names, "interactions", "items"), _recbole(names), _amazon(names)):
         if len(events) > 1 or len(items) > 1:
             several = ", ".join(path.name for path in (events if len(events) > 1 else items))
             raise DataError(f"{folder} holds several candidates ({several}): set data.interactions and data.items")
         if events:
             return events[0], items[0] if items else None
-    raise DataError(f"{folder} has no interactions.*, no *.inter and no reviews beside meta_*: set data.interactions")
+    return None
 
 
 def open_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
     """The interactions file and its columns. Raises DataError naming the columns found and those expected."""
-    table = open_table(path, _known(config), config.delimiter, recbole=config.format == "recbole")
-    name = _layout_name(table, config, config.columns.item)
-    default, known, given = Columns(), _EVENTS[name], config.columns
-    layout = EventLayout(
-        user=known.user if given.user == default.user else given.user,
-        item=known.item if given.item == default.item else given.item,
-        timestamp=known.timestamp if given.timestamp == default.timestamp else given.timestamp,
-        order=known.order if given.order == default.order else given.order,
-    )
+    table, layout = open_like_events(path, config)
+    default, given = Columns(), config.columns
     named = {"timestamp": given.timestamp, "order": given.order}
     named = {setting: column for setting, column in named.items() if column not in (None, getattr(default, setting))}
     wanted = {"user": layout.user, "item": layout.item, **named}
@@ -94,6 +101,20 @@ def open_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
             f"{_names(table)}: set data.columns.timestamp or data.columns.order; if the file itself is in time order, "
             'set data.columns.timestamp="null" and data.ties="file"'
         )
+    return table, layout
+
+
+def open_like_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
+    """A file and what the recipe would call its columns, be they in it or not. Raises DataError."""
+    table = open_table(path, _known(config), config.delimiter, recbole=config.format == "recbole")
+    default, given = Columns(), config.columns
+    known = _EVENTS[_layout_name(table, config, given.item)]
+    layout = EventLayout(
+        user=known.user if given.user == default.user else given.user,
+        item=known.item if given.item == default.item else given.item,
+        timestamp=known.timestamp if given.timestamp == default.timestamp else given.timestamp,
+        order=known.order if given.order == default.order else given.order,
+    )
     return table, layout
 
 

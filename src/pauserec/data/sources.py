@@ -81,7 +81,7 @@ class _Events:
 def _read_events(
     table: Table, layout: EventLayout, known: Iterable[str] | None, counts: Counts, quarantine: list[Quarantined]
 ) -> tuple[pl.DataFrame, OrderedBy]:
-    columns = [layout.user, layout.item, layout.timestamp or "", layout.order or ""]
+    columns = [layout.user, layout.item, layout.timestamp, layout.order]
     read = _collect(table, columns, counts, quarantine)
     ordered_by, key, problems = _order_key(read, has_time=layout.timestamp in table.columns)
     ignored = [ordered_by == "order" and bool(problem) for problem in read.time_problem]
@@ -124,7 +124,7 @@ def _order_key(read: _Events, has_time: bool) -> tuple[OrderedBy, list[int | flo
     return "file", list(read.line), [""] * len(read.line)
 
 
-def _collect(table: Table, columns: list[str], counts: Counts, quarantine: list[Quarantined]) -> _Events:
+def _collect(table: Table, columns: list[str | None], counts: Counts, quarantine: list[Quarantined]) -> _Events:
     read = _Events()
     now = time.time_ns()
     seen: dict[str, tuple[str, str]] = {}  # text ids repeat; numbers stay out, as 1 == 1.0 == True
@@ -187,7 +187,7 @@ def _mark(frame: pl.DataFrame, known: Iterable[str] | None, same_time: bool) -> 
         return frame
     # The row that needed no repair is the one kept, wherever it stands. Rows already marked must not shade good ones,
     # so `reason` takes part in the comparison.
-    frame = frame.sort("repair", "ignored", "line")
+    frame = frame.sort("repair", "ignored", "day", "unit", "line")
     again = ~pl.struct("user_id", "item_id", "time", "reason").is_first_distinct()
     return frame.with_columns(
         pl.when((pl.col("reason") == "") & again).then(pl.lit(DUPLICATE_EVENT)).otherwise("reason").alias("reason")

@@ -19,7 +19,7 @@ from pauserec.assets import check_name
 from pauserec.config import DataConfig
 from pauserec.data.clean import ORDER_BAD
 from pauserec.data.histories import Histories, build_histories, id_hash
-from pauserec.data.layouts import find_files, open_events, open_items
+from pauserec.data.layouts import files_in, find_files, open_events, open_items, own_folder
 from pauserec.data.quarantine import write_quarantine
 from pauserec.data.sources import Raw, read_raw
 from pauserec.errors import DataError
@@ -56,15 +56,20 @@ def prepare(config: DataConfig, *, out: Path, log: Callable[..., None]) -> dict[
 
 
 def raw_files(config: DataConfig) -> tuple[Path, ...]:
-    """The user's own files that `prepare` would read; none where a data set is known by name. Raises DataError."""
-    if config.interactions is None and not Path(config.source).expanduser().exists():
+    """The user's own files that `prepare` would read; none where they are gone or a data set is known by name.
+
+    Raises DataError.
+    """
+    folder = own_folder(config)
+    if config.interactions is None and (folder is None or files_in(folder) is None):
         return ()
     return tuple(path for path in find_files(config) if path is not None)
 
 
 def check_raw(config: DataConfig) -> None:
     """Raise DataError or AssetError, before anything is written, where a raw file cannot be opened or lacks a column."""
-    if not raw_files(config):
+    folder = own_folder(config)
+    if config.interactions is None and (folder is None or not folder.exists()):
         check_name(config.source, "data set", "data.source")
         return
     events, items = find_files(config)

@@ -51,8 +51,11 @@ class Table:
     literals: bool = False
     """Whether a JSON line may also be a Python dict literal (Amazon's 2014 metadata)."""
 
-    def rows(self, wanted: Sequence[str]) -> Iterator[Row]:
-        """All rows with the values of the `wanted` columns, None where a row or the file has no such column."""
+    def rows(self, wanted: Sequence[str | None]) -> Iterator[Row]:
+        """All rows with the values of the `wanted` columns, None where a row or the file has no such column.
+
+        A column wanted as None is one that no file has; "" is a name like any other: pandas writes its index under it.
+        """
         if self.kind == "parquet":
             return _parquet_rows(self.path, [name if name in self.columns else None for name in wanted])
         if self.kind == "jsonl":
@@ -173,7 +176,7 @@ def _quoted_record(first: str, lines: Lines, delimiter: str, width: int) -> list
     return fields
 
 
-def _json_rows(path: Path, wanted: Sequence[str], literals: bool) -> Iterator[Row]:
+def _json_rows(path: Path, wanted: Sequence[str | None], literals: bool) -> Iterator[Row]:
     for line in read_lines(path):
         if line.text is None:
             yield Row(line.number, line.raw, problem=NOT_UTF8)
@@ -185,7 +188,9 @@ def _json_rows(path: Path, wanted: Sequence[str], literals: bool) -> Iterator[Ro
             text, repair = text.replace("\0", ""), "NUL removed"
         record = parse_record(text, literals)
         if isinstance(record, dict):
-            yield Row(line.number, line.raw, [record.get(name) for name in wanted], repair=repair)
+            yield Row(
+                line.number, line.raw, [None if name is None else record.get(name) for name in wanted], repair=repair
+            )
         else:
             problem = "bad or truncated JSON" if record is None else "JSON line is not an object"
             yield Row(line.number, line.raw, problem=problem)

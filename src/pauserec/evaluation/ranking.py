@@ -52,7 +52,8 @@ def ranked_among(
         part, limits = [histories[row] for row in rows], offer.rows(rows) if offer else Offer()
         limits = limits.without(part) if drop_seen else limits
         # no list reaches further down than k and what is denied
-        needed = items if limits.allow is not None else k + max(map(len, limits.deny or ()), default=0)
+        alone = any(numbers is not None for numbers in limits.allow or ())
+        needed = items if alone else k + max(map(len, limits.deny or ()), default=0)
         columns, scores = candidates(part, needed)
         allow = limits.allow and [None if numbers is None else _places(columns, numbers) for numbers in limits.allow]
         deny = limits.deny and [_places(columns, numbers) for numbers in limits.deny]

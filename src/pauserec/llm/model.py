@@ -1,6 +1,7 @@
 """The backbone: load it, train all of it or a few rows only, save it as a plain Hugging Face folder."""
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -122,6 +123,11 @@ class LanguageModel(nn.Module):
         """The output table, [rows, D]; the same tensor as `table` where the model ties them."""
         head: Tensor = self.hf.get_output_embeddings().weight
         return head
+
+    @property
+    def positions(self) -> int:
+        """Tokens in a row that the model was made for; beyond reach where its configuration does not say."""
+        return int(getattr(self.hf.config, "max_position_embeddings", None) or sys.maxsize)
 
     @property
     def device(self) -> torch.device:

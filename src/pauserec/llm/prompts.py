@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 from pauserec.config import PromptConfig
 from pauserec.errors import RecipeError
 from pauserec.llm.prefixes import MarkedPrompt
@@ -21,6 +23,8 @@ from pauserec.llm.vocabulary import PlainText, Vocabulary
 from pauserec.records import IntArray, Item
 from pauserec.semantic_ids.codes import SemanticIds
 
+LONGEST_TEXT = 512
+"""Tokens of an item's text in running text; in prompts `prompt.text_tokens` cuts it."""
 CONTROL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 
 
@@ -71,6 +75,13 @@ class Prompts:
         self.opening = [vocabulary.begin] if self._bare else self._beginning(config)
         self._after = [*self._words("\n"), vocabulary.begin]
         self.suffix = self._suffix(form.pauses)
+
+    @property
+    def longest(self) -> int:
+        """No prompt with its answer has more tokens than this."""
+        entry = max(map(len, self.entries), default=0)
+        codes = max(map(len, self.codes), default=0)
+        return len(self.opening) + self.form.history_length * entry + len(self.suffix) + self.form.rationale + codes
 
     def sid(self, item: int) -> list[int]:
         """An item's ID as it stands inside a history."""
@@ -149,15 +160,17 @@ def item_text(item: Item, fields: Sequence[str]) -> str:
 
 
 class Corpus:
-    """Running text for continual pretraining: token sequences that name items by SID and by text."""
+    """Running text for continual pretraining: token sequences that name items by SID and by text.
+
+    An item's text is cut at LONGEST_TEXT tokens, so that one hostile row cannot fill a batch, or a model's context.
+    """
 
     def __init__(self, tokenizer: Any, vocabulary: Vocabulary, ids: SemanticIds, items: Sequence[Item]) -> None:
         plain = PlainText(tokenizer)
         codes = vocabulary.item_tokens(ids).tolist()
         self._sid = [[vocabulary.begin, *item_codes, vocabulary.end] for item_codes in codes]
-        self._text = plain.encode(
-            [f"{item_text(item, ('title', 'categories')).strip() or 'untitled'}" for item in items]
-        )
+        texts = [item_text(item, ("title", "categories")).strip() or "untitled" for item in items]
+        self._text = [tokens[:LONGEST_TEXT] for tokens in plain.encode(texts)]
         self._chose, self._is, self._named, self._line = plain.encode(
             ["One person chose, in this order:\n", " is ", "The item ", "\n"]
         )
@@ -173,5 +186,20 @@ class Corpus:
         """A history as running text, each item with its SID, title and categories."""
         tokens = list(self._chose)
         for item in items:
-            tokens += [*self._sid[item], *self._is, *self._text[item], *self._line]
+            tokens += self._entry(item)
         return [*tokens, *self._stop]
+
+    def stretches(self, items: IntArray, length: int, tokens: int) -> list[IntArray]:
+        """A history in parts of at most `length` items and, as far as one item allows it, `tokens` tokens."""
+        parts: list[list[int]] = [[]]
+        room = 0
+        for item in items.tolist():
+            room -= len(self._entry(item))
+            if not parts[-1] or len(parts[-1]) == length or room < 0:
+                parts.append([])
+                room = tokens - len(self._chose) - len(self._stop) - len(self._entry(item))
+            parts[-1].append(item)
+        return [np.array(part, dtype=np.int64) for part in parts[1:]]
+
+    def _entry(self, item: int) -> list[int]:
+        return [*self._sid[item], *self._is, *self._text[item], *self._line]

@@ -10,6 +10,7 @@ import torch
 
 from pauserec.config import DecodingConfig, ModelConfig, PromptConfig
 from pauserec.decoding.catalogue import Catalogue
+from pauserec.llm.cache import branch_tokens
 from pauserec.llm.decoder import decode
 from pauserec.llm.graphs import Graphs
 from pauserec.llm.model import LanguageModel, best_device, use_bfloat16
@@ -80,7 +81,10 @@ class LLMRecommender:
         prompts = [self.prompts.marked(history) for history in histories]
         store = PrefixStore(0) if self.store is None else self.store
         limits = (offer or Offer()).without(histories) if drop_seen else offer
-        for rows in _batches([len(prompt.tokens) for prompt in prompts], self.decoding.batch_tokens):
+        rationales = self.prompts.rationales()
+        written, branches = rationales.room if rationales else 0, branch_tokens(beams, len(self.catalogue.sizes))
+        lengths = [max(len(prompt.tokens) + written, branches) for prompt in prompts]
+        for rows in _batches(lengths, self.decoding.batch_tokens):
             with self._precision():
                 found = decode(
                     self.model,
@@ -90,7 +94,7 @@ class LLMRecommender:
                     normalise=self.decoding.normalise,
                     only=self.catalogue.offered(limits, rows),
                     store=store,
-                    rationales=self.prompts.rationales(),
+                    rationales=rationales,
                     graphs=self._graphs if len(histories) <= FEW else None,
                 )
             items[rows], scores[rows] = found.items[:, :k].cpu().numpy(), found.scores[:, :k].float().cpu().numpy()
@@ -108,7 +112,7 @@ class LLMRecommender:
 
 
 def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Rows sorted by length, cut so that a batch holds at most `tokens` prompt tokens (at least one row)."""
+    """Rows sorted by length, cut so that the lengths of a batch add up to at most `tokens` (at least one row)."""
     batch: list[int] = []
     total = 0
     for row in sorted(range(len(lengths)), key=lambda row: (lengths[row], row)):

@@ -39,7 +39,7 @@ def continual_pretrain(
     model.to(best_device())
     corpus = Corpus(model.tokenizer, model.vocabulary, ids, dataset.items)
     batches = corpus_batches(
-        corpus_documents(dataset, stage.corpus, job.history_length),
+        corpus_documents(dataset, corpus, job.history_length, min(stage.batch_tokens, model.positions)),
         lambda document: document_tokens(corpus, document),
         epochs=stage.epochs,
         batch_tokens=stage.batch_tokens,

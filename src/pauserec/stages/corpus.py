@@ -23,17 +23,17 @@ class CorpusDocument:
     items: IntArray
 
 
-def corpus_documents(dataset: Dataset, corpus: Literal["histories", "items"], length: int) -> list[CorpusDocument]:
-    """Every document of the corpus. Histories are training events only, cut into stretches of `length` items."""
+def corpus_documents(dataset: Dataset, corpus: Corpus, length: int | None, batch_tokens: int) -> list[CorpusDocument]:
+    """Every document: training histories in stretches of at most `length` items that fit a batch, or every item both ways."""
     found: list[tuple[Kind, IntArray]]
-    if corpus == "items":
+    if length is None:
         orders: tuple[Kind, ...] = ("text_first", "sid_first")
         found = [(order, np.array([item])) for item in range(len(dataset.items)) for order in orders]
     else:
         found = [
-            ("history", items[start : start + length])
+            ("history", part)
             for items in dataset.training_sequences()
-            for start in range(0, len(items), length)
+            for part in corpus.stretches(items, length, batch_tokens)
         ]
     return [CorpusDocument(number, kind, items) for number, (kind, items) in enumerate(found)]
 

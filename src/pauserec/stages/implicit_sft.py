@@ -36,8 +36,6 @@ def implicit_sft(
     ids = SemanticIds.load(ids_step.path)
     model = LanguageModel.load(sft.path, ids)
     with torch.no_grad():
-        row = load_rows(pause.path / ROW)[0]
-        model.table[model.vocabulary.pause] = row
-        model.head[model.vocabulary.pause] = row
+        model.table[model.vocabulary.pause] = load_rows(pause.path / ROW)[0]
     form = Format(job.stage.fields, job.stage.pauses, job.stage.history_length or job.prompt.history_length)
     return train_next_item(job, model, form, dataset_step, ids, out=out, log=log)

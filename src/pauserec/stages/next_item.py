@@ -16,6 +16,7 @@ from pauserec.config import NextItemJob
 from pauserec.data.batches import IGNORE, Batches, Branch, Sample, labelled
 from pauserec.data.splits import load_dataset
 from pauserec.data.windows import spans
+from pauserec.errors import RecipeError
 from pauserec.evaluation.validation import validator
 from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device
@@ -174,6 +175,11 @@ def train_next_item(
     model.to(best_device())
     dataset = load_dataset(dataset_step.path)
     prompts = Prompts(model.tokenizer, model.vocabulary, ids, dataset.items, job.prompt, form)
+    if prompts.longest > model.positions:
+        raise RecipeError(
+            f"stage {stage.name!r} may have prompts of {prompts.longest} tokens, but the model is made for {model.positions}: "
+            "lower prompt.history_length or prompt.text_tokens"
+        )
     samples = NextItemSamples(job, prompts, dataset.training_sequences(stage.final_fit))
     added = range(model.vocabulary.first_sid, model.vocabulary.used)
     if stage.lora is not None:

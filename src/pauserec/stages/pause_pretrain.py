@@ -47,7 +47,7 @@ def pause_pretrain(
     model = LanguageModel.load(cpt.path, ids)
     model.to(best_device())
     corpus = Corpus(model.tokenizer, model.vocabulary, ids, dataset.items)
-    documents = corpus_documents(dataset, stage.corpus, job.history_length)
+    documents = corpus_documents(dataset, corpus, job.history_length, min(stage.batch_tokens, model.positions))
     starts = word_starts(model.tokenizer, model.vocabulary)
 
     def with_pauses(document: CorpusDocument) -> list[int]:
@@ -64,7 +64,6 @@ def pause_pretrain(
     )
     with torch.no_grad():
         model.table[model.vocabulary.pause] = first_pause_row(model, stage)
-        model.head[model.vocabulary.pause] = model.table[model.vocabulary.pause]
     model.train_rows(range(model.vocabulary.pause, model.vocabulary.pause + 1))
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, settings=stage)
