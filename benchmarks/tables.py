@@ -2,28 +2,62 @@
 
     python benchmarks/tables.py
 
-A table stands between `<!-- compare FILE -->` and `<!-- end -->`, and a short one of several data sets between
-`<!-- short NAME=FILE NAME=FILE -->` and `<!-- end -->`. A file holds what `pauserec compare RUN ... --format json` printed.
+A table stands between a mark and `<!-- end -->`. The mark is `<!-- compare FILE -->`, or `<!-- compare FILE without cost -->`
+where costs stand elsewhere, or `<!-- short NAME=FILE NAME=FILE -->` for a short table of several data sets: files that
+`pauserec compare RUN ... --format json` printed. Or it is `<!-- run FILE -->` for the table of a quickstart: its result.json.
 """
 
+import json
 import re
 from pathlib import Path
 
 from pauserec.compare import compare
+from pauserec.config import Recipe
+from pauserec.evaluation.metrics import METRICS
+from pauserec.ledger import ancestry
 from pauserec.tables import rendered
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
-WHOLE = re.compile(r"(<!-- compare (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+WHOLE = re.compile(r"(<!-- compare (\S+)( without cost)? -->\n).*?(<!-- end -->)", re.DOTALL)
+RUN = re.compile(r"(<!-- run (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SHORT = re.compile(r"(<!-- short (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(page: str) -> str:
     """The page with all tables as their files have them."""
-    page = WHOLE.sub(lambda found: found[1] + rendered(compare([ROOT / found[2]]), "md") + "\n\n" + found[3], page)
+    page = WHOLE.sub(lambda found: found[1] + whole(ROOT / found[2], cost=not found[3]) + "\n\n" + found[4], page)
+    page = RUN.sub(lambda found: found[1] + quickstart(ROOT / found[2]) + found[3], page)
     return SHORT.sub(
         lambda found: found[1] + short(dict(part.split("=") for part in found[2].split())) + found[3], page
     )
+
+
+def whole(file: Path, *, cost: bool) -> str:
+    """All tables of a comparison, or all but those of cost."""
+    parts = rendered(compare([file]), "md").split("\n\n**")
+    return "\n\n**".join(part for part in parts if cost or not part.startswith("cost of training"))
+
+
+def quickstart(file: Path) -> str:
+    """The rows that `pauserec quickstart` prints."""
+    result = json.loads(file.read_text())
+    recipe = Recipe.load(result["recipe"])
+    stage_of = {model.name: model.stage for model in recipe.evaluation.models}
+    lines = [
+        "| model | Hit@5 | Hit@10 | NDCG@5 | NDCG@10 (95% interval) | training, s | ms per user |",
+        "|---" * 7 + "|",
+    ]
+    for name, model in result["models"].items():
+        low, high = (f"{bound:.4f}"[1:] for bound in model["test"]["ci95"]["ndcg@10"])
+        values = " | ".join(f"{model['test'][metric]:.4f}"[1:] for metric in METRICS)
+        trained = ancestry(recipe, stage_of[name]) if name in stage_of else ()
+        latency = model["decoding"]["ms_per_user"]
+        seconds = f"{sum(result['stages'][stage]['seconds'] for stage in trained):.0f}" if trained else "<1"
+        lines.append(
+            f"| {name} | {values} ({low}–{high}) | {seconds} | {f'{latency:.1f}' if latency >= 0.05 else '<0.1'} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def short(files: dict[str, str]) -> str:

@@ -28,6 +28,7 @@ PAUSE = {"name": "p", "kind": "pause_pretrain"}
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_parse_and_survive_a_dump(name: str, tmp_path: Path) -> None:
     recipe = Recipe.load(name)
+    assert recipe.name == name.rpartition("/")[2]
     (tmp_path / "dumped.toml").write_text(recipe.dump())
     assert Recipe.load(tmp_path / "dumped.toml") == recipe
 

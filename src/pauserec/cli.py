@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(help="Look at raw data before a run.", no_args_is_help=True)
+data_app = typer.Typer(help="Check raw data; export a run's split.", no_args_is_help=True)
 assets_app = typer.Typer(help="Named data sets and models.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(assets_app, name="assets")
@@ -113,9 +113,7 @@ def run(
 def recommend(
     run: RunFolder,
     history: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Item ids, oldest first.")] = None,
-    users: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Histories: parquet, csv or jsonl with user_id and item_id.")
-    ] = None,
+    users: Annotated[Path | None, typer.Option(metavar="FILE", help="Histories, columns as in the run's logs.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Items per history.")] = 10,
     allow: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Recommend nothing but these items.")] = None,
     deny: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Never recommend these items.")] = None,

@@ -1,7 +1,8 @@
 """Next-item supervised fine-tuning (SFT): the user's turn holds SIDs only, the think block is empty.
 
 Paper: PauseRec, Section 2.2 and eq. 3; prompt of Appendix F.1. Full fine-tuning from the CPT checkpoint.
-Deviations, all settings: targets = "all" (one sample per event), loss on the user turn's SIDs, a softmax over a level's codes.
+Deviations, all settings: targets = "all" (every event a target, as branches of one window), loss on the user turn's
+SIDs, a softmax over a level's codes.
 """
 
 from collections.abc import Callable
