@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import arguments, clock, report
+from measure import SIZES, arguments, clock, report
 
 from pauserec.decoding.catalogue import Catalogue, Filter
 
-SIZES = (256, 256, 256, 256)
 BEAMS = 50
 
 

@@ -6,8 +6,6 @@ The model has its full depth and rows for 4 x 256 codes; the catalogue holds 12,
 titles; prompts have an exact length. Neither side has a cached template, unless a key says so.
 """
 
-import ctypes
-import gc
 import json
 import subprocess
 import sys
@@ -19,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import arguments, clock, interleaved, matrix_rate, ratio, report
+from measure import SIZES, arguments, clock, fresh_peak, interleaved, product_rate, random_ids, ratio, report
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from pauserec.config import ModelConfig, PromptConfig
@@ -35,9 +33,11 @@ from pauserec.llm.prompts import Format, Prompts
 from pauserec.records import Item
 from pauserec.run_folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.watch import peak_memory as most_memory
+from pauserec.watch import resident_memory
 
 DEVICE = best_device()
-ITEMS, SIZES = 12_101, (256, 256, 256, 256)
+ITEMS = 12_101
 NEW_ITEM = 24
 """Tokens of one history entry with its title."""
 WORDS = (
@@ -268,9 +268,7 @@ def items() -> list[Item]:
 
 def prepare(model: str, folder: Path) -> SemanticIds:
     """Random IDs and the grown model, written into `folder`."""
-    rng = np.random.default_rng(0)
-    keys = rng.choice(int(np.prod(SIZES)), ITEMS, replace=False)
-    ids = SemanticIds(np.stack(np.unravel_index(keys, SIZES), axis=1).astype(np.int64), SIZES)
+    ids = random_ids(ITEMS)
     (folder / "ids").mkdir()
     (folder / "base").mkdir()
     ids.save(folder / "ids")
@@ -312,19 +310,12 @@ def print_peak(side: str, folder: Path) -> None:
             return ours.top([tokens], 50)
 
     run(prompt[-40:])
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed would hide what a request takes
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-    rest = _status("VmRSS")
+    fresh_peak()
+    rest = resident_memory()
     run(prompt)
-    cache = 2 * shape.num_hidden_layers * heads * len(prompt) * 4 / 2**20
-    print(json.dumps({"request_mb": _status("VmHWM") - rest, "at_rest_mb": rest, "cache_mb": cache}))
-
-
-def _status(field: str) -> float:
-    """A line of /proc/self/status in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(field))) / 1024
+    found = {"request_mb": most_memory() - rest, "at_rest_mb": rest}
+    cache = 2 * shape.num_hidden_layers * heads * len(prompt) * 4
+    print(json.dumps({name: size / 2**20 for name, size in (found | {"cache_mb": cache}).items()}))
 
 
 @torch.inference_mode()
@@ -365,7 +356,7 @@ def measure(folder: Path, ids: SemanticIds, rounds: int) -> dict[str, Any]:
     found["speedup_known_user"] = ratio(raw["known_user_T400"], "cold", "known")
     found |= peak_memory(folder)
     parameters = sum(p.numel() for p in theirs.hf.model.layers.parameters())
-    rates = {"float32": matrix_rate(torch.float32)}
+    rates = {"float32": product_rate(torch.float32)}
     found["requests_per_second_float32_T400"] = throughput(ours, 400)
     if bfloat16_is_fast(torch.device("cpu")):
         ours = Ours(folder / "base", ids, torch.bfloat16)
@@ -377,7 +368,7 @@ def measure(folder: Path, ids: SemanticIds, rounds: int) -> dict[str, Any]:
         found["speedup_vs_shared_cache_T400_bfloat16"] = ratio(times, "generate_shared_cache", "pauserec")
         found["ratio_to_prefill_T400_bfloat16"] = ratio(times, "pauserec", "prefill")
         found["requests_per_second_bfloat16_T400"] = throughput(ours, 400)
-        rates["bfloat16"] = matrix_rate(torch.bfloat16)
+        rates["bfloat16"] = product_rate(torch.bfloat16)
     found["floor_ms_T400"] = {name: round(2e3 * parameters * 400 / rate, 1) for name, rate in rates.items()}
     return {**found, "matrix_rate_gflops": {name: round(rate / 1e9, 1) for name, rate in rates.items()}, "times": raw}
 

@@ -5,7 +5,9 @@ than a tenth is thrown away and repeated. What counts is the ratio of two sides 
 """
 
 import argparse
+import ctypes
 import datetime
+import gc
 import os
 import platform
 import statistics
@@ -16,9 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import torch
 
+from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.watch import forget_peak
+
+SIZES = (256, 256, 256, 256)
 RESULTS = Path(__file__).parent / "results"
 DRIFT = 0.10
 
@@ -60,12 +67,25 @@ def ratio(times: dict[str, dict[str, Any]], slow: str, fast: str) -> float:
     return float(round(times[slow]["wall_ms_median"] / times[fast]["wall_ms_median"], 3))
 
 
-def matrix_rate(dtype: torch.dtype, rows: int = 400, inner: int = 576, columns: int = 1536) -> float:
-    """Floating-point operations per second of a large matrix product, the best of thirty."""
+def product_rate(dtype: torch.dtype, rows: int = 400, inner: int = 576, columns: int = 1536) -> float:
+    """Floating-point operations per second of a matrix product of a layer's shape, the best of thirty."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a, b = torch.randn(rows, inner, dtype=dtype, device=device), torch.randn(columns, inner, dtype=dtype, device=device)
     best = min(clock(lambda: a @ b.T)["wall_ms"] for _ in range(30))
     return 2.0 * rows * inner * columns / best * 1e3
+
+
+def random_ids(items: int) -> SemanticIds:
+    """Distinct IDs of SIZES, always the same ones."""
+    keys = np.random.default_rng(0).choice(int(np.prod(SIZES)), items, replace=False)
+    return SemanticIds(np.stack(np.unravel_index(keys, SIZES), axis=1).astype(np.int64), SIZES)
+
+
+def fresh_peak() -> None:
+    """Give back what was freed, which would hide what comes next, and count peak memory from here."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    forget_peak()
 
 
 def header() -> dict[str, Any]:

@@ -13,16 +13,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from measure import arguments, matrix_rate, report
-from train_parts import PARTS, SIZES
+from measure import arguments, product_rate, random_ids, report
+from train_parts import PARTS
 
 from pauserec.config import DataConfig, ModelConfig
 from pauserec.data.splits import load_dataset, prepare
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.run_folder import FinishedStep
-from pauserec.semantic_ids.codes import SemanticIds
 
 
 def make(folder: Path, data: Path, model: str, layers: int | None) -> None:
@@ -31,8 +29,7 @@ def make(folder: Path, data: Path, model: str, layers: int | None) -> None:
         (folder / name).mkdir()
     prepare(DataConfig(source=str(data)), out=folder / "dataset", log=lambda **_: None)
     count = len(load_dataset(folder / "dataset").items)
-    keys = np.random.default_rng(0).choice(int(np.prod(SIZES)), count, replace=False)
-    SemanticIds(np.stack(np.unravel_index(keys, SIZES), axis=1).astype(np.int64), SIZES).save(folder / "ids")
+    random_ids(count).save(folder / "ids")
     step = FinishedStep("semantic_ids", folder / "ids", "", {})
     grow_vocabulary(ModelConfig(name=model, layers=layers), step, out=folder / "base", log=lambda *_: None)
 
@@ -68,7 +65,7 @@ def main() -> None:
             found |= result
     found["embedding_only_peak_memory_ratio"] = round(found["peak_mb_rows"] / found["peak_mb_full"], 3)
     kinds = (torch.float32, torch.bfloat16)
-    rates = {str(kind).removeprefix("torch."): round(matrix_rate(kind) / 1e9, 1) for kind in kinds}
+    rates = {str(kind).removeprefix("torch."): round(product_rate(kind) / 1e9, 1) for kind in kinds}
     content = {"model": options.model, "layers": options.layers, **found}
     report("train", {**content, "matrix_rate_gflops": rates, "times": raw}, options.save)
 

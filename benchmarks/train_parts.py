@@ -1,7 +1,6 @@
 """The parts of train.py, each measured in a process of its own, so that memory is free again after it."""
 
 import argparse
-import ctypes
 import gc
 import json
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import interleaved, ratio
+from measure import fresh_peak, interleaved, ratio
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
@@ -31,9 +30,8 @@ from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_documents, document_tokens
 from pauserec.stages.next_item import NextItemSamples, Window, windows
 from pauserec.stages.objective import Objective
-from pauserec.watch import forget_peak, peak_memory
+from pauserec.watch import peak_memory
 
-SIZES = (256, 256, 256, 256)
 BATCH = 16
 """Samples of a padded batch."""
 ROWS = 4
@@ -291,9 +289,7 @@ def print_peak(side: str, folder: Path) -> None:
     samples = cpt_samples(bench, model)
     if side == "rows":
         model.train_rows(model.vocabulary.sid_rows)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    forget_peak()
+    fresh_peak()
     objective = Objective(model)
     packed_step(objective, samples, bench.bfloat16)
     _optimizer_bytes(objective)

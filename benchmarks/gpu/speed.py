@@ -24,7 +24,7 @@ import entries  # noqa: F401  so that the modules beside this folder are found
 import numpy as np
 import torch
 from decode import Ours, Theirs, prepare, random_prompt
-from measure import clock, header, interleaved, matrix_rate, ratio
+from measure import clock, header, interleaved, product_rate, ratio
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from pauserec import assets
@@ -101,7 +101,7 @@ def measure(name: str, options: argparse.Namespace, note: Callable[[dict[str, An
     torch._dynamo.reset()  # compiled code is kept for eight shapes, of all models together
     dtype = torch.bfloat16 if bfloat16_is_fast(best_device()) else torch.float32
     size = (8192 if torch.cuda.is_available() else 512,) * 3
-    found: dict[str, Any] = {"precision": str(dtype), "matrix_rate_tflops": round(matrix_rate(dtype, *size) / 1e12, 2)}
+    found: dict[str, Any] = {"precision": str(dtype), "matrix_rate_tflops": round(product_rate(dtype, *size) / 1e12, 2)}
     with tempfile.TemporaryDirectory() as place:
         model = random_model(name, Path(place) / "model", options.layers)
         ids, base = prepare(model, Path(place)), Path(place) / "base"
