@@ -15,6 +15,7 @@ from pauserec.config import (
     DecodingConfig,
     NextItemJob,
     Recipe,
+    SasrecConfig,
     shipped_recipes,
 )
 from pauserec.config.settings import Settings
@@ -170,9 +171,11 @@ def test_a_setting_that_came_later_changes_an_identity_only_when_it_is_changed()
 
 
 def test_bookkeeping_enters_no_fingerprint() -> None:
-    plain = CptConfig(kind="cpt", name="cpt")
-    other = CptConfig(kind="cpt", name="cpt", save_every=7, tracking=())
-    assert other.identity() == plain.identity()
+    settings = {"save_every": 7, "tracking": ["comet_ml"]}
+    for kind, name in ((CptConfig, "cpt"), (SasrecConfig, "sasrec")):
+        plain, other = (kind.model_validate({"kind": name, "name": "x"} | more) for more in ({}, settings))
+        assert other.identity() == plain.identity()
+        assert other != plain
     assert DecodingConfig(batch_tokens=64).identity() == DecodingConfig().identity()
     assert DecodingConfig(beams=64).identity() != DecodingConfig().identity()
 

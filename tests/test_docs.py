@@ -1,11 +1,15 @@
 """The README and the tutorial tell the truth: recipes parse, links lead somewhere, the tree lists every file."""
 
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from commands import cli
 from pauserec.config import CptConfig, ImplicitSftConfig, PausePretrainConfig, RearecConfig, Recipe, SftConfig
 from pauserec.config.settings import Settings
 
@@ -37,6 +41,18 @@ def test_the_papers_hyperparameters() -> None:
 @pytest.mark.parametrize(("page", "text"), RECIPES, ids=[page for page, _ in RECIPES])
 def test_recipes_in_the_documents_parse(page: str, text: str) -> None:
     Recipe.parse(tomllib.loads(text))
+
+
+def test_the_tutorials_first_steps_give_what_it_says(tmp_path: Path) -> None:
+    text = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+    blocks = [block for _, block in re.findall(r"```(\w*)\n(.*?)```", text.partition("## 3.")[0], re.DOTALL)]
+    make_books, unnamed, error, named, table, quarantine = blocks
+    subprocess.run([sys.executable, "-c", make_books], cwd=tmp_path, check=True)
+    found = [cli(*shlex.split(command.replace("\\\n", ""))[1:], folder=tmp_path) for command in (unnamed, named)]
+    assert (found[0].returncode, found[0].stderr.strip()) == (2, error.strip())
+    shown = [line.rstrip() for line in found[1].stdout.splitlines()]
+    assert shown == [line.rstrip() for line in table.splitlines()]
+    assert (tmp_path / "quarantine.jsonl").read_text() == quarantine
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -102,6 +102,25 @@ def interrupted_at(step: int, word: str) -> Any:
     return log
 
 
+@pytest.mark.parametrize(("first", "then"), [(2, 3), (2, 100), (4, 1)])
+def test_the_interval_of_saves_may_change_under_way(tmp_path: Path, first: int, then: int) -> None:
+    whole = losses(tmp_path / "whole", Points([4] * 6), save_every=100)
+    found: dict[int, float] = {}
+
+    def log(**line: Any) -> None:
+        if "loss" in line:
+            found[line["global_step"]] = line["loss"]
+        if line.get("global_step") == 5 and first == interval:
+            raise KeyboardInterrupt
+
+    for interval in (first, then):
+        try:
+            fit(Line(), Points([4] * 6), settings(save_every=interval), out=tmp_path, log=log)
+        except KeyboardInterrupt:
+            found = {step: loss for step, loss in found.items() if step <= 4}  # the last save
+    assert [found[step] for step in range(1, 7)] == whole
+
+
 def test_patience_is_remembered_when_only_the_result_was_not_saved(tmp_path: Path) -> None:
     scores = iter([0.5, 0.4, 0.9, 0.9])
     once = {"out": tmp_path, "log": lambda **_: None, "validate": lambda: {METRIC: next(scores)}}

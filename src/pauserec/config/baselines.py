@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pauserec.config.settings import LATER, Settings
+from pauserec.config.settings import BOOKKEEPING, LATER, Settings
 from pauserec.config.stages import ValidatedSettings
 
 
@@ -16,8 +16,8 @@ class BaselineSettings(ValidatedSettings):
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: float = Field(default=0.0, ge=0, le=1)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "constant_with_warmup"
-    save_every: int = Field(default=1000, ge=1)
-    tracking: tuple[str, ...] = ()
+    save_every: int = Field(default=1000, ge=1, json_schema_extra=BOOKKEEPING)
+    tracking: tuple[str, ...] = Field(default=(), json_schema_extra=BOOKKEEPING)
     validation_users: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=10, ge=1)
 
