@@ -124,7 +124,9 @@ def test_a_run_on_other_data_is_not_gone_on_with_unless_it_is_named(small_data: 
     counts = tmp_path / "counts.toml"
     counts.write_text('name = "counts"\n[[baselines]]\nname = "hgn"\nkind = "hgn"\nepochs = 1\nwidth = 8\n')
     shutil.copytree(small_data, tmp_path / "other")
-    for data, out, code in ((small_data, (), 0), (tmp_path / "other", (), 2), (tmp_path / "other", ("--out", "o"), 0)):
+    (tmp_path / "link").symlink_to(small_data)
+    other = tmp_path / "other"
+    for data, out, code in ((small_data, (), 0), ("link", (), 0), (other, (), 2), (other, ("--out", "o"), 0)):
         done = cli("run", counts, "--set", f"data.source={data}", *out, folder=tmp_path)
         assert done.returncode == code, done.stderr
         if code:

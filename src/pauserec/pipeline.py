@@ -118,7 +118,7 @@ def default_folder(recipe: Recipe) -> Path:
     folder = Path("runs") / recipe.name
     with suppress(RecipeError):  # none is there yet, or one that this version cannot read
         theirs, ours = ((d.interactions or d.source) for d in (Recipe.load(folder / RECIPE).data, recipe.data))
-        if theirs != ours:
+        if Path(theirs).expanduser().resolve() != Path(ours).expanduser().resolve():
             raise RunError(f"{folder} holds a run on {theirs}, not on {ours}: give this one its own folder with --out")
     return folder
 
