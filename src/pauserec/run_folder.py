@@ -177,8 +177,8 @@ class Run:
             if partial.exists():
                 shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
-        for leftover in partial.glob(TEMPORARY):  # of a write that was killed; it would count as the step's own
-            leftover.unlink()
+        for leftover in partial.glob(TEMPORARY):
+            leftover.unlink()  # a killed write's, which would count as the step's own
         goes_on = {"seconds": float(started.get("seconds", 0.0)), "redo": redo or bool(started.get("redo"))}
         content = {"fingerprint": fingerprint, "inputs": contents, **goes_on}
         write_atomically(partial / STARTED, orjson.dumps(content))
@@ -246,9 +246,9 @@ def _content(files: Mapping[str, Mapping[str, Any]]) -> str:
 def _agree(recorded: Mapping[str, str] | None, found: Mapping[str, str]) -> bool:
     """Whether all that was written down (earlier versions wrote nothing) and is still there is as it was, and nothing more."""
     recorded = recorded or {}
-    raw = any(name.startswith(RAW) for name in recorded)
-    more = raw and any(name.startswith(RAW) for name in found.keys() - recorded.keys())
-    return not more and all(found.get(name, content) == content for name, content in recorded.items())
+    before, now = ({name for name in names if name.startswith(RAW)} for names in (recorded, found))
+    came = before and now - before
+    return not came and all(found.get(name, content) == content for name, content in recorded.items())
 
 
 @contextmanager
@@ -290,12 +290,3 @@ def _make(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"--out {path} cannot be made ({error.strerror}): choose another") from None
-
-
-@contextmanager
-def timed() -> Iterator[dict[str, float]]:
-    """Measure a block: `with timed() as t: ...` then t["seconds"]."""
-    result = {"seconds": 0.0}
-    begin = time.perf_counter()
-    yield result
-    result["seconds"] = time.perf_counter() - begin
