@@ -35,6 +35,17 @@ for entry in sweep:
     subprocess.run([sys.executable, "-c", code, str(SCRIPTS)], check=True)
 
 
+def test_a_small_budget_goes_to_training() -> None:
+    code = """
+import sys; sys.path.insert(0, sys.argv[1])
+from run import training_limit
+assert training_limit(60.0, minutes=0.7) == 45.0
+assert training_limit(1080.0, minutes=8) == 960.0
+assert training_limit(1080.0, minutes=20) == 990.0
+"""
+    subprocess.run([sys.executable, "-c", code, str(SCRIPTS)], check=True)
+
+
 def test_a_finished_run_replaces_what_it_had_tested_when_it_was_cut_short(tmp_path: Path) -> None:
     code = """
 import sys; sys.path.insert(0, sys.argv[1])

@@ -28,9 +28,9 @@ from pauserec.results import COST
 from pauserec.results import METRICS as METRICS_FILE
 
 RESERVE = 15.0
-"""Seconds kept back for writing the last files."""
+"""Seconds kept back for writing the last files; of a small budget, a tenth."""
 SUMMARY = 90.0
-"""Seconds of a run kept back for ranking by the other rule and for its summary."""
+"""Seconds of a run kept back for ranking by the other rule and for its summary; of little time, a quarter."""
 LOG_TAIL = 2000
 """Characters of a failed run's log that come back."""
 COUNTED = ("popularity", "co-occurrence")
@@ -119,6 +119,11 @@ def start(entry: Entry, prepared: Path, work: Path) -> Path:
     return folder
 
 
+def training_limit(left: float, minutes: float) -> float:
+    """Seconds a run may train and test, of those left: its patience, and what the summary needs stays."""
+    return max(1.0, min(left - min(SUMMARY, left / 4), PATIENCE * 60 * minutes))
+
+
 def train(entry: Entry, folder: Path, seconds: float) -> str | None:
     """Run the recipe; gives what went wrong."""
     command = [sys.executable, "-m", "pauserec", "run", f"{folder}.toml", "--out", str(folder)]
@@ -175,8 +180,7 @@ def do(entry: Entry, rows: Rows, options: argparse.Namespace, deadline: float) -
     began = time.monotonic()
     try:
         folder = start(entry, options.prepared, options.work)
-        left = deadline - SUMMARY - time.monotonic()
-        failed = train(entry, folder, max(1.0, min(left, PATIENCE * 60 * entry.minutes)))
+        failed = train(entry, folder, training_limit(deadline - time.monotonic(), entry.minutes))
         if failed:
             rows.add(tested(entry, folder))
             rows.give_up(entry, failed)
@@ -205,7 +209,7 @@ def main() -> None:
     )
     parser.add_argument("--merge", type=Path, nargs="*", default=[], help="rows.json of other sessions")
     options = parser.parse_args()
-    deadline = time.monotonic() + options.budget - RESERVE
+    deadline = time.monotonic() + options.budget - min(RESERVE, options.budget / 10)
     options.work.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.out / "rows.json")
