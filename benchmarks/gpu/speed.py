@@ -121,7 +121,7 @@ def runs_here(way: str) -> bool:
 def set_up(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str) -> Ours:
     """A model that runs requests this way."""
     ours = Ours(base, ids, dtype, compile="compiled" in way)
-    ours.graphs = Graphs(ours.model, most_tokens=MOST_TOKENS) if "graphs" in way else None
+    ours.graphs = Graphs(ours.model, most_tokens=MOST_TOKENS, kept_tokens=8 * MOST_TOKENS) if "graphs" in way else None
     return ours
 
 
@@ -137,7 +137,10 @@ def attempt(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: 
             prompts = [random_prompt(500, ours, seed=seed) for seed in range(batch)]
             p50 = spread(lambda p=prompts: ours.top(p, 20), max(3, rounds // 4))["p50_ms"]
             found[f"requests_per_second_T500_K20_batch{batch}"] = round(1e3 * batch / p50, 1)
-        return found | beside_generate(ours, Theirs(base, ids, dtype, ours), rounds)
+        found |= beside_generate(ours, Theirs(base, ids, dtype, ours), rounds)
+        if ours.graphs is not None and ours.graphs.failed:
+            found["not_captured"] = [f"{shape}: {why}"[:300] for shape, why in ours.graphs.failed.items()]
+        return found
     except Exception as error:  # the figures of the other ways are worth more than this one's traceback
         traceback.print_exc()
         return {"failed": f"{type(error).__name__}: {error}"[:500]}

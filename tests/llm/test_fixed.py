@@ -1,5 +1,6 @@
 """Requests of fixed shape give what the ordinary path gives, and never wait for the device."""
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,63 @@ def test_nothing_in_a_request_waits_for_the_device(recommender: LLMRecommender) 
     with Waits() as mode:
         decode(recommender.model, catalogue, prompts_of(recommender), 10)
     assert mode.found, "the ordinary path waits, so this test can fail"
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@torch.inference_mode()
+def test_nor_does_any_other_backbone_wait(config: PreTrainedConfig) -> None:
+    """Some of them left transformers to look for packed documents in every pass, on the host."""
+    model = made_up(config)
+    catalogue = Catalogue.build(np.stack(np.unravel_index(np.arange(0, 4096, 200), (16,) * 3), 1), (16, 16, 16))
+    found: list[set[str]] = []
+
+    def capture(request: FixedRequest) -> Replay:
+        request.run()
+        with Waits() as mode:
+            request.run()
+        found.append(mode.found)
+        return request.run
+
+    prompt = MarkedPrompt(list(range(9)), (9,))
+    decode(model, catalogue, [prompt], 9, graphs=Graphs(model, capture=capture))
+    decode(model.prepare_inference(), catalogue, [prompt], 9, graphs=Graphs(model, capture=capture))
+    assert len(found) == 2
+    assert found == [set(), set()]
+
+
+@torch.inference_mode()
+def test_what_cannot_be_captured_takes_the_ordinary_path(recommender: LLMRecommender) -> None:
+    tried: list[int] = []
+
+    def capture(request: FixedRequest) -> Replay:
+        tried.append(request.shape.beams)
+        if request.shape.beams == 5:
+            raise torch.OutOfMemoryError("no room")
+        return request.run
+
+    graphs, prompts = Graphs(recommender.model, capture=capture), prompts_of(recommender)
+    for beams, warned in ((5, True), (5, False), (6, False)):
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            found = decode(recommender.model, recommender.catalogue, prompts, beams, graphs=graphs)
+        assert [str(warning.message) for warning in heard if "no room" in str(warning.message)] != [] or not warned
+        same(found, decode(recommender.model, recommender.catalogue, prompts, beams))
+    assert tried.count(5) == 1, "tried once"
+    assert len(graphs.failed) == 1
+
+
+@torch.inference_mode()
+def test_shapes_kept_have_room_for_so_many_tokens(recommender: LLMRecommender) -> None:
+    prompts = prompts_of(recommender)[:1]
+    room = -(-len(prompts[0].tokens) // 64) * 64
+    graphs = Graphs(recommender.model, capture=repeated, kept_tokens=2 * room)
+    graphs._dense = {(id(recommender.catalogue), beams) for beams in (3, 4, 5)}
+    for beams in (3, 4, 5):
+        decode(recommender.model, recommender.catalogue, prompts, beams, graphs=graphs)
+    assert len(graphs) == 2
+    tight = Graphs(recommender.model, capture=repeated, kept_tokens=1)
+    decode(recommender.model, recommender.catalogue, prompts, 5, graphs=tight)
+    assert len(tight) == 1, "the newest stays"
 
 
 @torch.inference_mode()

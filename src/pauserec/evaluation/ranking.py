@@ -83,11 +83,14 @@ def best_items(scores: npt.NDArray[np.floating], k: int) -> Ranking:
     if width == 0 or n == 0:
         return Ranking(numbers, values)
     threshold = np.partition(scores, items - width, axis=1)[:, items - width, None]
-    above = scores > threshold
-    tied = scores == threshold
-    # argpartition alone would keep an arbitrary choice among the items that tie at the threshold
-    room = width - above.sum(axis=1, keepdims=True)
-    chosen = np.nonzero(above | (tied & (np.cumsum(tied, axis=1) <= room)))[1].reshape(n, width)
+    kept = scores >= threshold
+    # among the items that tie at the threshold argpartition alone would keep an arbitrary choice
+    crowded = np.flatnonzero(np.count_nonzero(kept, axis=1) > width)
+    if len(crowded):
+        above, tied = scores[crowded] > threshold[crowded], scores[crowded] == threshold[crowded]
+        room = width - above.sum(axis=1, keepdims=True)
+        kept[crowded] = above | (tied & (np.cumsum(tied, axis=1) <= room))
+    chosen = (np.flatnonzero(kept) % items).reshape(n, width)
     chosen_scores = np.take_along_axis(scores, chosen, axis=1)
     order = np.argsort(-chosen_scores, axis=1, kind="stable")
     numbers[:, :width] = np.take_along_axis(chosen, order, axis=1)

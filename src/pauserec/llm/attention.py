@@ -32,6 +32,8 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) ->
     if plain and q.device.type == "cpu" and (rounded or (length < LONG and not torch.is_grad_enabled())):
         return torch.cat([_block(q, k, v, scale, start, stop) for start, stop in blocks(length)], dim=2)
     if plain and not before and not _by_products(q, k):
+        if q.device.type == "cuda" and q.dtype == torch.float32:
+            k, v = _repeated(q, k, v)
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return attend(q, k, v, scale, _causal_mask(before, before + length, None if plain else window, q.device))
 
@@ -72,11 +74,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tenso
 
 
 def ungrouped(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
-    """As `attend`, every head with a key head of its own: PyTorch's GPU kernel for masks knows no groups, nor does its
-    gradient; left to itself it would hold all scores in float32."""
+    """As `attend`, every head with a key head of its own: PyTorch's GPU kernel for masks and for float32 knows no groups,
+    nor does its gradient; left to itself it would hold all scores in float32."""
+    return scaled_dot_product_attention(q, *_repeated(q, k, v), attn_mask=mask, scale=scale)
+
+
+def _repeated(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     share = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
 
 
 def prepared(mask: Tensor, q: Tensor, k: Tensor) -> Tensor:

@@ -44,7 +44,9 @@ def decode(
         return Beams(torch.full(shape, -1, device=device), torch.full(shape, -torch.inf, device=device))
     plain = rationales is None and (store is None or not store.capacity)
     if graphs is not None and plain and graphs.fit(prompts):
-        return graphs.decode(catalogue, prompts, beams, normalise=normalise, only=only)
+        found = graphs.decode(catalogue, prompts, beams, normalise=normalise, only=only)
+        if found is not None:
+            return found
     room = max(len(prompt.tokens) for prompt in prompts) + (rationales.room if rationales else 0)
     cache = TreeCache(len(prompts), room, branch_tokens(beams, len(catalogue.sizes)), model.device)
     hidden = prefill(model, cache, prompts, store)

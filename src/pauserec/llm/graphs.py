@@ -4,6 +4,7 @@ Requests are rounded up to a few shapes, each of which is captured when it is fi
 llm/decoder.py: the padding is never seen, and the rows added to fill a batch are thrown away.
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -43,7 +44,8 @@ def capture_cuda(request: FixedRequest) -> Replay:
             request.run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # other threads may allocate meanwhile; a capture that fails leaves its own stream the current one
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         found = request.run()
 
     def replay() -> Beams:
@@ -57,17 +59,27 @@ class Graphs:
     """Captured requests, by shape; of more than `keep`, the least recently used is let go.
 
     most_tokens: larger batches are left to the ordinary path, whose kernels are long enough to hide their launches.
+    kept_tokens: room for prompts in all shapes kept together (each holds the keys and values of its own); the newest stays.
     """
 
     def __init__(
-        self, model: LanguageModel, *, most_tokens: int = 8192, keep: int = 32, capture: Capture = capture_cuda
+        self,
+        model: LanguageModel,
+        *,
+        most_tokens: int = 8192,
+        kept_tokens: int = 65536,
+        keep: int = 32,
+        capture: Capture = capture_cuda,
     ) -> None:
         self._model, self._most, self._keep, self._capture = model, most_tokens, keep, capture
+        self._kept_tokens = kept_tokens
         self._turn = Lock()
         """A graph's buffers serve one request at a time."""
         self._kept: OrderedDict[tuple[int, Shape], tuple[FixedRequest, Replay]] = OrderedDict()
         self._dense: set[tuple[int, int]] = set()
         """Catalogues (by id) and beams for which looking ahead was too wide once."""
+        self.failed: dict[Shape, str] = {}
+        """Shapes that could not be captured, and why."""
 
     def fit(self, prompts: Sequence[MarkedPrompt]) -> bool:
         """Whether these prompts are few and short enough."""
@@ -81,8 +93,8 @@ class Graphs:
         *,
         normalise: Normalise,
         only: Filter | None,
-    ) -> Beams:
-        """See llm.decoder.decode."""
+    ) -> Beams | None:
+        """See llm.decoder.decode; None where the shape cannot be captured: then the ordinary path has to answer."""
         shape = Shape(
             batch=_batch(len(prompts)),
             room=_room(prompts),
@@ -94,23 +106,39 @@ class Graphs:
         )
         with self._turn:
             found = self._run(catalogue, prompts, shape, only)
-            if found.overflow is not None and bool(found.overflow):
+            if found is not None and found.overflow is not None and bool(found.overflow):
                 self._dense.add((id(catalogue), beams))  # it would happen again
                 found = self._run(catalogue, prompts, replace(shape, ahead=False), only)
-            return Beams(found.items[: len(prompts)].clone(), found.scores[: len(prompts)].clone())
+            return found and Beams(found.items[: len(prompts)].clone(), found.scores[: len(prompts)].clone())
 
-    def _run(self, catalogue: Catalogue, prompts: Sequence[MarkedPrompt], shape: Shape, only: Filter | None) -> Beams:
+    def _run(
+        self, catalogue: Catalogue, prompts: Sequence[MarkedPrompt], shape: Shape, only: Filter | None
+    ) -> Beams | None:
+        if shape in self.failed:
+            return None
         key = (id(catalogue), shape)  # the request holds the catalogue, so its id stays its own
         if key not in self._kept:
-            while len(self._kept) >= self._keep:
-                self._kept.popitem(last=False)
-            request = FixedRequest(self._model, catalogue, shape)
-            request.fill([prompt.tokens for prompt in prompts], only)
-            self._kept[key] = (request, self._capture(request))
+            self._make_room(shape)
+            try:
+                request = FixedRequest(self._model, catalogue, shape)
+                request.fill([prompt.tokens for prompt in prompts], only)
+                self._kept[key] = (request, self._capture(request))
+            except RuntimeError as error:  # of CUDA: no memory, or an operation that no graph can hold
+                self.failed[shape] = str(error)
+                warnings.warn(f"no CUDA graph for {shape}, such requests run without: {error}", stacklevel=2)
+                return None
         self._kept.move_to_end(key)
         request, replay = self._kept[key]
         request.fill([prompt.tokens for prompt in prompts], only)
         return replay()
+
+    def _make_room(self, new: Shape) -> None:
+        """Let go of what was used longest ago until this shape fits."""
+        while self._kept and (
+            len(self._kept) >= self._keep
+            or sum(shape.batch * shape.room for _, shape in self._kept) + new.batch * new.room > self._kept_tokens
+        ):
+            self._kept.popitem(last=False)
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -208,6 +208,11 @@ class LanguageModel(nn.Module):
             return whole
         return self.output().logits(hidden, rows)
 
+    def exact_logits(self, hidden: Tensor, rows: slice) -> Tensor:
+        """As `logits`, in float32 whatever the model's type: rounded to bfloat16, neighbours in a ranking would tie."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.output().logits(hidden.float(), rows)
+
 
 def bfloat16_is_fast(device: torch.device) -> bool:
     """Whether this device multiplies bfloat16 faster than float32."""

@@ -47,12 +47,13 @@ class LevelScorer:
         rows = self._model.vocabulary.level_rows(self._level)
         self._level += 1
         if not self._full:
-            return CodeScores(self._model.logits(hidden_BKD, rows).float())
+            return CodeScores(self._model.exact_logits(hidden_BKD, rows))
         codes, normalisers = [], []
         for part in torch.split(hidden_BKD.flatten(0, 1), HEAD_ROWS):
-            logits = self._model.logits(part).float()
-            codes.append(logits[:, rows])
-            normalisers.append(logits.logsumexp(-1))
+            logits = self._model.logits(part)
+            exact = logits.dtype == torch.float32
+            codes.append(logits[:, rows] if exact else self._model.exact_logits(part, rows))
+            normalisers.append(logits.float().logsumexp(-1))
         shape = hidden_BKD.shape[:2]
         return CodeScores(torch.cat(codes).view(*shape, -1), torch.cat(normalisers).view(shape))
 

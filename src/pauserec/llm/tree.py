@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from pauserec.errors import ModelError
 from pauserec.llm.attention import attend, blocks, causal, lower
@@ -241,9 +241,5 @@ def _attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Masks are made per document by the pass itself."""
-
-
 AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+# No mask is registered beside it: the pass makes its own, and transformers would look for packed documents on the host.
