@@ -1,5 +1,6 @@
 """The commands as a user types them: each mistake is one line, and exit code 2."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
 from commands import cli
 from pauserec.config import Recipe
@@ -132,3 +134,18 @@ def test_a_run_on_other_data_is_not_gone_on_with_unless_it_is_named(small_data: 
         if code:
             assert "runs/counts holds a run on" in done.stderr
             assert "give this one its own folder with --out" in done.stderr.replace("\n", " ")
+
+
+def test_a_terminal_that_lacks_a_letter_shows_its_code(tiny_run: Path) -> None:
+    command = [sys.executable, "-m", "pauserec", "compare", str(tiny_run)]
+    shown = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert b"\\u2013" in shown.stdout
+
+
+def test_flex_attention_without_a_gpu_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    refused = cli("run", "quickstart", "--set", "stages.sft.attention=flex", "--out", tmp_path / "run", "--dry-run")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "stages.sft.attention: flex trains on a GPU only" in refused.stderr

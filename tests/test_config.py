@@ -215,3 +215,12 @@ def test_a_recipe_has_the_steps_it_needs_alone() -> None:
     assert "semantic_ids" not in Recipe.parse({"name": "x", "baselines": [B]}).steps
     assert Recipe.parse({"name": "x"}).steps[:3] == ("dataset", "vectors", "semantic_ids")
     assert "base" in Recipe.parse({"name": "x", "stages": [dict(STAGES[0])]}).steps
+
+
+def test_a_source_given_by_hand_replaces_the_files_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('name = "r"\n[data]\ninteractions = "old.csv"\nitems = "old-items.csv"\n')
+    data = Recipe.load(tmp_path / "mine.toml", ("data.source=other",)).data
+    assert (data.source, data.interactions, data.items) == ("other", None, None)
+    assert Recipe.load(tmp_path / "mine.toml", ("data.min_interactions=2",)).data.interactions == "old.csv"
+    with pytest.raises(RecipeError, match=r"data\.source and data\.interactions name different data"):
+        Recipe.load(tmp_path / "mine.toml", ("data.source=other", "data.interactions=new.csv"))

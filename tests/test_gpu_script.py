@@ -40,8 +40,8 @@ def test_a_small_budget_goes_to_training() -> None:
 import sys; sys.path.insert(0, sys.argv[1])
 from run import training_limit
 assert training_limit(60.0, minutes=0.7) == 45.0
-assert training_limit(1080.0, minutes=8) == 960.0
-assert training_limit(1080.0, minutes=20) == 990.0
+assert training_limit(1080.0, minutes=7) == 840.0
+assert training_limit(1080.0, minutes=20) == 930.0
 """
     subprocess.run([sys.executable, "-c", code, str(SCRIPTS)], check=True)
 

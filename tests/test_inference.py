@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 
 import pauserec
@@ -97,6 +99,33 @@ def test_a_flat_list_of_ids_is_refused(tiny_run: Path) -> None:
         pauserec.load(tiny_run).recommend(["i1", "i2"])  # type: ignore[list-item]
     with pytest.raises(RecipeError, match="histories holds 50, but ids are text: write '50'"):
         pauserec.load(tiny_run).recommend([[50, 181]])  # type: ignore[list-item]
+
+
+def test_whatever_can_be_gone_through_is_a_list_of_ids(tiny_run: Path) -> None:
+    """An iterator was used up by the check of its ids, and its user then got what is popular."""
+    recommender = pauserec.load(tiny_run)
+    expected = recommender.recommend([["i1", "i2"], ["i3", "i4"]], k=3, deny=[["i5"], ["i6"]])
+    for histories, deny in (
+        ((iter(ids) for ids in (["i1", "i2"], ["i3", "i4"])), (iter([i]) for i in ("i5", "i6"))),
+        (np.array([["i1", "i2"], ["i3", "i4"]]), np.array([["i5"], ["i6"]])),
+        (pl.Series([["i1", "i2"], ["i3", "i4"]]), pl.Series([["i5"], ["i6"]])),
+    ):
+        assert recommender.recommend(histories, k=3, deny=deny) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("histories", "more", "message"),
+    [
+        ([None], {}, "histories holds None where a list of ids belongs"),
+        ([["i1", None]], {}, "holds None, but ids are text"),
+        ([["i1"]], {"deny": [None]}, "deny holds None where a list"),
+        ([["i1"]], {"category": [3]}, "category holds 3, but categories are text"),
+        ([["i1"]], {"k": 2.5}, "k is 2.5: ask for a whole number"),
+    ],
+)
+def test_what_is_no_list_of_ids_is_refused(tiny_run: Path, histories: Any, more: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        pauserec.load(tiny_run).recommend(histories, **more)
 
 
 def test_k_below_one_is_refused(tiny_run: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from pauserec.config import Recipe, Settings
 from pauserec.errors import RunError
-from pauserec.run_folder import FinishedStep, Run, alone
+from pauserec.place import alone
+from pauserec.run_folder import FinishedStep, Run
 
 RECIPE = Recipe(name="r")
 
@@ -160,6 +161,7 @@ def test_an_interrupted_step_of_other_settings_is_thrown_away(tmp_path: Path) ->
     partial = tmp_path / "run" / "a.partial"
     pipeline(tmp_path / "run", 1, 2)
     partial.mkdir()
+    (partial / "started.json").write_text('{"fingerprint": "another"}')
     (partial / "leftover").write_text("from other settings")
     pipeline(tmp_path / "run", 3, 2)
     assert not (tmp_path / "run" / "a" / "leftover").exists()

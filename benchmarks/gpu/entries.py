@@ -11,8 +11,8 @@ from pauserec.config import Recipe
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # measure.py, for the scripts here
 
-SAVE_EVERY = 1000
-"""Steps between checkpoints of every stage: a whole one of 135M parameters is 1.6 GB."""
+SAVE_EVERY = 10**6
+"""Steps between checkpoints: none within a stage, which takes minutes, while a whole one of 135M parameters is 1.6 GB."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from pauserec.results import METRICS as METRICS_FILE
 
 RESERVE = 15.0
 """Seconds kept back for writing the last files; of a small budget, a tenth."""
-SUMMARY = 90.0
+SUMMARY = 150.0
 """Seconds of a run kept back for ranking by the other rule and for its summary; of little time, a quarter."""
 LOG_TAIL = 2000
 """Characters of a failed run's log that come back."""
@@ -100,6 +100,13 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["data"], row["method"], row["seen"], *((None, None) if counted else (row["seed"], row["run"]))
 
 
+def _of_another_run(_: str, names: list[str]) -> list[str]:
+    """What a run does not take over: whatever tells of the other's models."""
+    counted = {f"test-{name}" for name in COUNTED}
+    gone = ("result.json", "report.html")
+    return [n for n in names if n.endswith(".partial") or n in gone or (n.startswith("test-") and n not in counted)]
+
+
 def start(entry: Entry, prepared: Path, work: Path) -> Path:
     """The run's folder: as it was left, else a copy of what it starts from."""
     folder = work / entry.key
@@ -111,9 +118,7 @@ def start(entry: Entry, prepared: Path, work: Path) -> Path:
             raise FileNotFoundError(f"{source} is missing: run prepare.py for this list of rows")
         copy = folder.with_name(f"{folder.name}.copy")  # under its name only when whole: a kill may come in between
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(
-            source, copy, ignore=shutil.ignore_patterns("*.partial", "test-*", "result.json", "report.html")
-        )
+        shutil.copytree(source, copy, ignore=_of_another_run)
         copy.rename(folder)
     write_atomically(work / f"{entry.key}.toml", entry.load().dump().encode())
     return folder

@@ -1,5 +1,6 @@
 """The command line: thin commands over the pipeline; heavy imports happen inside them."""
 
+import io
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -265,6 +266,9 @@ def fetch(name: Annotated[str, typer.Argument()]) -> None:
 
 def main() -> None:
     """Entry point: errors a user can mend are one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a title shows its code
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except Exception as error:

@@ -21,9 +21,10 @@ from pauserec.evaluation.paired import coverage, mean_popularity, paired_p_value
 from pauserec.evaluation.ranks import ranks_of, read_ranks
 from pauserec.ledger import fit_of, ledger, table_rows
 from pauserec.pipeline import reevaluate
+from pauserec.place import rerun
 from pauserec.records import Dataset, IntArray
 from pauserec.results import RANKS, RESULT, open_finished
-from pauserec.run_folder import RECIPE, Run
+from pauserec.run_folder import Run
 
 RESAMPLES = 1000
 PAIRED = "ndcg@10"
@@ -98,7 +99,7 @@ def _as_written(run: Run, content: Mapping[str, Any], dataset: Dataset) -> dict[
         if rows["user_id"].to_list() != users:
             raise RunError(
                 f"{run.path / RANKS} does not hold every user's rank by {name!r}: delete it, "
-                f"`pauserec run {run.path / RECIPE} --out {run.path}` writes it again"
+                f"{rerun(run.path)} writes it again"
             )
         lists = [[number_of[item] for item in row if item is not None] for row in rows["top_items"].to_list()]
         found[name] = ranks_of(frame, name, "test"), lists

@@ -225,7 +225,7 @@ class _Trainer(TimedTrainer):
         """Train, from a checkpoint on if there is one; `over`: it was the last, and only the result was not saved yet."""
         earlier = _earlier(resume) if resume else {}
         self.begin, self.targets = time.perf_counter() - earlier.get("seconds", 0.0), earlier.get("targets", 0.0)
-        self.validating = earlier.get("validating", 0.0)
+        self.aside = earlier.get("aside", 0.0)
         if over:
             self.state.global_step = _step_of(resume)
         else:
@@ -284,11 +284,14 @@ class _Trainer(TimedTrainer):
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        pause = time.perf_counter()
         super()._save_checkpoint(model, trial)
         parallel.wait()  # each process wrote its random state
         if parallel.is_main():
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            elapsed = {"seconds": self.seconds(), "validating": self.validating, "targets": self.targets}
+            aside = self.aside + time.perf_counter() - pause
+            elapsed = {"seconds": self.seconds(), "aside": aside, "targets": self.targets}
             elapsed["processes"] = parallel.world()
             write_atomically(folder / ELAPSED, orjson.dumps(elapsed))
             write_atomically(folder / MANIFEST, orjson.dumps(hashes(folder)))
+        self.aside += time.perf_counter() - pause

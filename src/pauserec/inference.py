@@ -67,10 +67,11 @@ class TrainedRecommender:
         most popular items, marked `fallback="popularity"`. Fewer than k legal items: fewer are given, marked. Raises
         RecipeError if k is not positive, a category is unknown, the lists differ in length or hold no lists of texts.
         """
-        if k < 1:
-            raise RecipeError(f"k is {k}: ask for at least 1 item")
-        for name, lists in (("histories", histories), ("allow", allow), ("deny", deny)):
-            _check_ids(name, lists or ())
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise RecipeError(f"k is {k}: ask for a whole number of items, at least 1")
+        histories = [ids or [] for ids in _lists("histories", histories)]
+        allow = None if allow is None else _lists("allow", allow, none_is_all=True)
+        deny = None if deny is None else [ids or [] for ids in _lists("deny", deny)]
         offer = self._offer(len(histories), allow, deny, category)
         k_found = min(k, len(self._dataset.items))
         number_of = self._dataset.number_of
@@ -137,6 +138,8 @@ class TrainedRecommender:
         for row, wanted in enumerate(category or ()):
             if wanted is None:
                 continue
+            if not isinstance(wanted, str):
+                raise RecipeError(f"category holds {wanted!r}, but categories are text: write {str(wanted)!r}")
             if wanted not in self._members:
                 close = get_close_matches(wanted, self._members, n=3) or sorted(self._members)[:3]
                 raise RecipeError(
@@ -160,13 +163,30 @@ def _distinct(lists: Sequence[Sequence[str] | None]) -> Iterable[Sequence[str]]:
     return {id(ids): ids for ids in lists if ids is not None}.values()
 
 
-def _check_ids(name: str, lists: Sequence[Sequence[str] | None]) -> None:
-    """Raises RecipeError unless `lists` holds lists of texts."""
-    if any(isinstance(ids, str) for ids in lists):
-        raise RecipeError(f"{name} holds a text where a list of ids belongs: write [['50', '181']], not ['50', '181']")
-    other = next((i for ids in _distinct(lists) for i in ids if not isinstance(i, str)), None)
-    if other is not None:
-        raise RecipeError(f"{name} holds {other!r}, but ids are text: write {str(other)!r}")
+def _lists(name: str, given: Iterable[Iterable[str] | None], *, none_is_all: bool = False) -> list[list[str] | None]:
+    """Lists of texts, made of whatever can be gone through; the same object gives the same list.
+
+    Raises RecipeError.
+    """
+    made: dict[int, list[str] | None] = {}
+    rows = list(given)  # holds on to them all, so that no two have one id
+    for row in rows:
+        if id(row) not in made:
+            made[id(row)] = _ids(name, row, none_is_all=none_is_all)
+    return [made[id(row)] for row in rows]
+
+
+def _ids(name: str, row: Iterable[str] | None, *, none_is_all: bool) -> list[str] | None:
+    if row is None and none_is_all:
+        return None
+    if isinstance(row, str) or not isinstance(row, Iterable):
+        what = "a text" if isinstance(row, str) else repr(row)
+        raise RecipeError(f"{name} holds {what} where a list of ids belongs: write [['50', '181']], not ['50', '181']")
+    ids = list(row)
+    for number in ids:
+        if not isinstance(number, str):
+            raise RecipeError(f"{name} holds {number!r}, but ids are text: write {str(number)!r}")
+    return ids
 
 
 def load(

@@ -27,6 +27,7 @@ from pauserec.fit import check_trackers
 from pauserec.ledger import fit_of
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.pretrained import shape_and_tokenizer
+from pauserec.place import RECIPE, alone, check_place, recipe_put_back
 from pauserec.records import Split
 from pauserec.report import REPORT, write_report
 from pauserec.results import (
@@ -44,17 +45,18 @@ from pauserec.results import (
     open_finished,
     ranking_of,
 )
-from pauserec.run_folder import RECIPE, FinishedStep, Run, alone
+from pauserec.run_folder import FinishedStep, Run
 from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.semantic_ids.embed import embed_items
 from pauserec.stages import STAGES
+from pauserec.stages.objective import check_attention
 from pauserec.summary import report_content
 
 
 def run(
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     *,
     redo: tuple[str, ...] = (),
     on_step: Callable[[str, bool], None] = lambda name, done: None,
@@ -63,8 +65,9 @@ def run(
 
     redo: steps to do again. on_step: told each step's name, and whether it was done already. Raises PauserecError.
     """
+    out = Path(out)
     check_before(recipe, out, redo)
-    with alone(out):
+    with alone(out), recipe_put_back(out):
         folder = Run.open(recipe, out, redo)
         folder.on_step = on_step
         tested = steps(folder)
@@ -125,10 +128,13 @@ def default_folder(recipe: Recipe) -> Path:
 
 def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> None:
     """Raise PauserecError, before anything is written, for what would stop a run later: it leaves a finished one alone."""
+    check_place(out)
     for name in redo:
         if name not in recipe.steps:
             raise RunError(f"--redo {name}: no step of this recipe, which are {', '.join(recipe.steps)}")
     check_trackers((*recipe.stages, *recipe.baselines))
+    for stage in recipe.stages:
+        check_attention(stage)
     if not Run(out, recipe, frozenset(redo)).is_done("dataset", recipe.data, (), raw_files(recipe.data)):
         check_raw(recipe.data)
     before = None

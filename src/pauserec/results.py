@@ -32,8 +32,9 @@ from pauserec.evaluation.ranks import SCHEMA, write_ranks
 from pauserec.files import MANIFEST, file_hash, read_table, write_atomically, write_table
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
+from pauserec.place import RECIPE, rerun
 from pauserec.records import Dataset, FinalFit, Recommender, Split
-from pauserec.run_folder import RECIPE, FinishedStep, Run
+from pauserec.run_folder import FinishedStep, Run
 from pauserec.semantic_ids.codes import SemanticIds
 
 RESULT = "result.json"
@@ -112,18 +113,17 @@ class ModelTest(Settings):
 def open_finished(path: Path) -> Run:
     """A run folder to read from, whose steps are all of one recipe: the one that stands in it. Raises RunError."""
     run = Run.existing(path)
-    remedy = f"finish it with `pauserec run {path / RECIPE} --out {path}`"
+    remedy = f"finish it with {rerun(path)}"
     try:
         content = orjson.loads((path / RESULT).read_bytes())
-        recipe, steps = content["recipe_sha256"], content["steps"]
+        recipe, steps, manifests = content["recipe_sha256"], dict(content["steps"]), dict(content.get("manifests", {}))
     except FileNotFoundError:
         raise RunError(f"{path} is not finished: {remedy}") from None
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         raise RunError(f"{path / RESULT} is damaged: delete it and {remedy}") from None
     # the file as it stands: parsed and dumped again, a newer version would add its new settings
     if recipe != hashlib.sha256((path / RECIPE).read_bytes()).hexdigest():
         raise RunError(f"{path} holds results of another recipe than its {RECIPE}: {remedy}")
-    manifests = content.get("manifests", {})
     run.expected = {name: (fingerprint, manifests.get(name)) for name, fingerprint in steps.items()}
     return run
 

@@ -6,31 +6,29 @@ While a step runs, its folder is `STEP.partial`; an interrupted step finds its o
 Of several processes, the first one writes; the others take part in collective steps and wait for all others.
 """
 
-import errno
+import gc
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import orjson
-from filelock import FileLock, Timeout
 
 from pauserec import parallel
 from pauserec.config import Recipe, Settings
-from pauserec.errors import RunError
+from pauserec.errors import RecipeError, RunError
 from pauserec.files import MANIFEST, TEMPORARY, file_hash, fsync_folder, hashes, read_json, verify, write_atomically
+from pauserec.place import LOG, RECIPE, check_place, make_folder, rerun
 
 STARTED = "started.json"
-RECIPE = "recipe.toml"
 WATCHING = "tensorboard"
 """Folder within a step for what only watches it."""
 RESUMING = "training"
 """Folder within a step for what only resuming it needs: gone once the step is done."""
-LOCK = ".lock"
 RAW = "file "
 """Begins the name of a raw file in a manifest."""
 
@@ -68,10 +66,10 @@ class Run:
     @classmethod
     def open(cls, recipe: Recipe, path: Path, redo: tuple[str, ...] = ()) -> Self:
         """Create the folder, or go on in it. Raises RunError if `path` holds something that is no run."""
-        _check_place(path)
+        check_place(path)
         parallel.wait()
         if parallel.is_main():
-            _make(path)
+            make_folder(path)
             write_atomically(path / RECIPE, recipe.dump().encode())
         parallel.wait()
         return cls(path, recipe, frozenset(redo))
@@ -81,7 +79,10 @@ class Run:
         """Open a run to read from. Raises RunError if it is none, or is not finished enough."""
         if not (path / RECIPE).exists():
             raise RunError(f"{path} is no run folder (no {RECIPE} in it): give the folder that `pauserec run` wrote")
-        return cls(path, Recipe.load(path / RECIPE))
+        try:
+            return cls(path, Recipe.load(path / RECIPE))
+        except RecipeError as error:
+            raise RunError(f"{path / RECIPE} is no recipe of this version: {error}") from None
 
     def fingerprint(self, name: str, settings: Settings | None, inputs: tuple[FinishedStep, ...]) -> str:
         """Hash of a step's name, settings and inputs."""
@@ -136,6 +137,7 @@ class Run:
             elif collective:
                 function(settings, *inputs, out=partial, log=lambda **_: None)
             parallel.wait()
+            gc.collect()  # a Trainer is part of cycles, which would hold its model's memory through the next step
             self.steps.pop(name, None)
             self._redo.discard(name)
         return self.finished(name)
@@ -145,7 +147,7 @@ class Run:
         if name in self.steps:
             return self.steps[name]
         manifest = self._manifest(name)
-        remedy = f"run `pauserec run {self.path / RECIPE} --out {self.path}`"
+        remedy = f"run {rerun(self.path)}"
         if manifest is None:
             raise RunError(f"{self.path} has no finished step {name!r}: {remedy} first")
         if self.expected is not None and not self._is_expected(name, manifest["fingerprint"]):
@@ -159,7 +161,7 @@ class Run:
     def log(self, step: str, **values: Any) -> None:
         """Append one line to log.jsonl."""
         line = orjson.dumps({"time": round(time.time(), 3), "step": step, **values}, option=orjson.OPT_SERIALIZE_NUMPY)
-        with (self.path / "log.jsonl").open("ab") as file:
+        with (self.path / LOG).open("ab") as file:
             file.write(line + b"\n")
 
     def _is_expected(self, name: str, fingerprint: str) -> bool:
@@ -174,8 +176,7 @@ class Run:
         if not same or (redo and not started.get("redo")):
             started = {}
             self.log(name, event="begin")
-            if partial.exists():
-                shutil.rmtree(partial)
+            _remove(partial, marks=(STARTED, MANIFEST))
         partial.mkdir(exist_ok=True)
         for leftover in partial.glob(TEMPORARY):
             leftover.unlink()  # a killed write's, which would count as the step's own
@@ -216,8 +217,7 @@ class Run:
             return
         (partial / STARTED).unlink(missing_ok=True)
         shutil.rmtree(partial / RESUMING, ignore_errors=True)
-        if final.exists():
-            shutil.rmtree(final)
+        _remove(final, marks=(MANIFEST,))
         partial.rename(final)
         fsync_folder(self.path)
 
@@ -229,6 +229,16 @@ class Run:
         if not {"fingerprint", "files", "summary"} <= manifest.keys():
             raise RunError(f"{path} is damaged: redo the step with --redo {name}")
         return manifest
+
+
+def _remove(folder: Path, marks: tuple[str, ...]) -> None:
+    """Remove a step's folder, if there is one. Raises RunError where none of its marks is there: somebody else's files."""
+    if not folder.exists():
+        return
+    foreign = any(not entry.match(TEMPORARY) for entry in folder.iterdir())
+    if foreign and not any((folder / mark).exists() for mark in marks):
+        raise RunError(f"{folder} holds files that no run wrote: move them away, or choose another --out")
+    shutil.rmtree(folder)
 
 
 def _contents(inputs: tuple[FinishedStep, ...], files: tuple[Path, ...]) -> dict[str, str]:
@@ -249,44 +259,3 @@ def _agree(recorded: Mapping[str, str] | None, found: Mapping[str, str]) -> bool
     before, now = ({name for name in names if name.startswith(RAW)} for names in (recorded, found))
     came = before and now - before
     return not came and all(found.get(name, content) == content for name, content in recorded.items())
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Keep other processes from running in a run folder meanwhile. Raises RunError if one does already.
-
-    Whatever ends this process frees the folder. Of several processes that run together, the first keeps it.
-    """
-    _check_place(path)
-    if not parallel.is_main():
-        yield
-        return
-    _make(path)
-    lock = FileLock(path / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"another process is running in {path}: wait for it, or choose another --out") from None
-    except OSError as error:
-        if error.errno != errno.ENOLCK:  # a network's file system may know no locks: go on without one
-            raise RunError(f"{path / LOCK} cannot be opened ({error.strerror}): choose another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _check_place(path: Path) -> None:
-    """Raise RunError if `path` holds something that is no run."""
-    if path.exists() and not path.is_dir():
-        raise RunError(f"--out {path} is a file: name a folder")
-    others = path.is_dir() and any(entry.name != LOCK for entry in path.iterdir())
-    if others and not (path / RECIPE).exists():
-        raise RunError(f"{path} is not empty and holds no {RECIPE}, so it is not a run folder: choose another --out")
-
-
-def _make(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"--out {path} cannot be made ({error.strerror}): choose another") from None

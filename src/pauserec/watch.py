@@ -89,11 +89,11 @@ class TimedTrainer(Trainer):  # type: ignore[misc]
 
     begin = 0.0
     """When training would have begun, had it never been interrupted."""
-    validating = 0.0
-    """Seconds of validation so far."""
+    aside = 0.0
+    """Seconds of validating and saving so far."""
 
     def seconds(self) -> float:
-        """Training time so far, validation included."""
+        """Training time so far, validating and saving included."""
         return time.perf_counter() - self.begin
 
 
@@ -163,7 +163,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             return
         pause = time.perf_counter()
         metrics = parallel.share(self._validate())[0]  # a tie may be broken otherwise on another GPU
-        self._trainer.validating += time.perf_counter() - pause
         self._trainer.model.train()
         self._log(global_step=state.global_step, **metrics)
         best = max((score[METRIC] for score in self._scores), default=-1.0)
@@ -177,6 +176,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if parallel.is_main():
             write_atomically(self._scores_file, orjson.dumps(self._scores))
             self._forget_worse()
+        self._trainer.aside += time.perf_counter() - pause
         if self.out_of_patience():
             control.should_training_stop = True
 
@@ -193,8 +193,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return since >= int(patience)
 
     def tokens_per_second(self) -> float:
-        """So far, over all attempts, all processes together, validation left out."""
-        seconds = self._trainer.seconds() - self._trainer.validating
+        """So far, over all attempts, all processes together, validating and saving left out."""
+        seconds = self._trainer.seconds() - self._trainer.aside
         return float(self._tokens_per_step * self._trainer.state.global_step / seconds)
 
     def load_best(self, module: nn.Module) -> None:

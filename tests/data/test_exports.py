@@ -29,6 +29,16 @@ def test_recbole_files_hold_every_event_in_order(tiny_run: Path, tmp_path: Path)
     assert all(line.count("\t") == 2 for line in items.read_text().splitlines())
 
 
+@pytest.mark.parametrize("form", ["recbole", "rectools"])
+def test_files_that_stand_there_are_not_replaced(tiny_run: Path, tmp_path: Path, form: str) -> None:
+    paths = export(tiny_run, tmp_path, form, "ring")
+    for path in paths:
+        path.write_text("mine")
+    with pytest.raises(RunError, match="exists already"):
+        export(tiny_run, tmp_path, form, "ring")
+    assert {path.read_text() for path in paths} == {"mine"}
+
+
 def test_recbole_titles_with_quotation_marks_are_read_as_they_are(tmp_path: Path) -> None:
     """RecBole reads with pandas.read_csv(sep="\\t"), whose quoting is that of the standard library's csv."""
     titles = ('"Quoted" soap', 'soap "for" all', '"', "plain")

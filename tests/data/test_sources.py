@@ -151,6 +151,26 @@ def test_int_and_text_ids_are_one_and_spelling_counts(tmp_path: Path) -> None:
     assert raw.counts.repairs == {"float id written as a whole number": 1}
 
 
+def test_float_ids_that_may_have_lost_digits_are_no_ids(tmp_path: Path) -> None:
+    raw = read(tmp_path, lines(event(float(2**53 - 1)), event(float(2**53))))
+    assert raw.events["user_id"].to_list() == [str(2**53 - 1)]
+    assert reasons(raw) == [(2, "user: float id of 2^53 or more has lost digits")]
+    users = pl.Series([2.0**24 - 1, 2.0**24], dtype=pl.Float32)
+    pl.DataFrame({"user_id": users, "item_id": [1, 2], "timestamp": [1, 2]}).write_parquet(tmp_path / "x.parquet")
+    raw = read_raw(DataConfig(interactions=str(tmp_path / "x.parquet")))
+    assert raw.events["user_id"].to_list() == [str(2**24 - 1)]
+    assert reasons(raw) == [(2, "user: float id of 2^24 or more has lost digits")]
+
+
+@pytest.mark.parametrize("title", [["A"], {"en": "B"}, True, "\x00\x01"])
+def test_a_title_that_is_left_out_is_counted(tmp_path: Path, title: Any) -> None:
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    (tmp_path / "items.jsonl").write_text(lines({"item_id": "a", "title": title}))
+    raw = read_raw(DataConfig(source=str(tmp_path)))
+    assert raw.items["a"].title == ""
+    assert sum(raw.item_counts.repairs.values()) == 1
+
+
 @pytest.mark.parametrize("value", [True, 1.5, 1e300, ["u"], {"id": "u"}])
 def test_ids_of_other_types(tmp_path: Path, value: Any) -> None:
     assert read(tmp_path, lines(event(), event(user=value))).counts.quarantined == 1
@@ -301,6 +321,13 @@ def test_parquet_and_gzip_are_read_like_text(tmp_path: Path) -> None:
     [
         ("x.csv.zip", b"PK\x03\x04rest", "zip archive: unpack it"),
         ("x.json", b'[\n{"user_id": 1}\n]', "one JSON array: write an object per line"),
+        ("x.jsonl", b'{\n "user_id": 1\n}', "no line is a JSON object"),
+        ("x.csv.bz2", b"BZh9rest", "compressed by bzip2: unpack it"),
+        ("x.csv.zst", b"\x28\xb5\x2f\xfdrest", "compressed by zstd: unpack it"),
+        ("x.feather", b"ARROW1rest", "write it as Parquet"),
+        ("x.db", b"SQLite format 3", "write its table as CSV"),
+        ("x.parquet", b"\x1f\x8brest", "compressed by gzip: unpack it"),
+        ("x.csv", b"user_id,item_id\ru,i\r", "carriage return alone"),
     ],
 )
 def test_archives_and_arrays_say_what_to_do(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -152,6 +152,12 @@ def test_items_that_nothing_tells_apart_are_said_to_be(embedder, tmp_path):
         embed_items(bare, step, out=tmp_path, log=lambda **_: None)
 
 
+def test_a_model_that_embeds_no_text_is_refused(tiny_model):
+    config = EmbedderConfig(name=str(tiny_model))
+    with pytest.raises(AssetError, match=r"embedder\.name .* embeds no text .*: name a sentence embedder"):
+        text_vectors(config, [Item("1", "short"), Item("2", "a longer title")])
+
+
 def test_a_folder_that_is_no_embedder_is_refused(embedder, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(AssetError, match=r"embedder\.name"):

@@ -174,6 +174,7 @@ class Recipe(Settings):
         """Check a recipe given as nested dicts. Raises RecipeError naming the key at fault."""
         for override in overrides:
             _apply(raw, override)
+        _choose_source(raw, {override.partition("=")[0].strip() for override in overrides})
         try:
             return cls.model_validate(_replace(raw, "null", None))
         except ValidationError as error:
@@ -187,6 +188,16 @@ class Recipe(Settings):
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.toml"))
+
+
+def _choose_source(raw: dict[str, Any], given: set[str]) -> None:
+    """A source named by an override replaces the files that the recipe names, which would otherwise be read in its place."""
+    if "data.source" not in given or not isinstance(raw.get("data"), dict):
+        return
+    for key in ("interactions", "items"):
+        if f"data.{key}" in given:
+            raise RecipeError(f"data.source and data.{key} name different data: leave one of them out")
+        raw["data"].pop(key, None)
 
 
 def _read(recipe: str | Path) -> dict[str, Any]:

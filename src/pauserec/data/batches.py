@@ -105,7 +105,10 @@ class Batches(Generic[Spec]):
             self._plan += [[drawn[i] for i in members] for members in batches]
             self.epoch_ends.append(len(self._plan))
         if not self._plan:
-            raise RecipeError("there is nothing to train on: every history is too short for this stage's targets")
+            raise RecipeError(
+                "there is nothing to train on: every history is too short for this stage's targets; give longer ones, "
+                "or leave the stage out"
+            )
         self.tokens = sum(len(opening) + sum(map(length, members)) for members in self._plan)
 
     def specs(self) -> list[Spec]:

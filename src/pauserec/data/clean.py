@@ -27,6 +27,10 @@ class BadValueError(ValueError):
     """A value that cannot be used; the message is the class under which its row is quarantined."""
 
 
+class Float32(float):
+    """A number from a column of single precision."""
+
+
 def clean_id(value: Any) -> tuple[str, str]:
     """An id as text, and the repair it needed ("" if none).
 
@@ -52,8 +56,9 @@ def clean_id(value: Any) -> tuple[str, str]:
     if isinstance(value, int) and abs(value) < 10**MAX_ID_CHARS:
         return str(value), ""
     if isinstance(value, float) and value.is_integer():
-        if abs(value) > EXACT_FLOAT:
-            raise BadValueError("float id above 2^53 has lost digits")
+        bits = 24 if isinstance(value, Float32) else 53
+        if abs(value) >= 2**bits:  # as large, the next number may have been written as this one
+            raise BadValueError(f"float id of 2^{bits} or more has lost digits")
         return str(int(value)), "float id written as a whole number"
     if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
         return str(int(value)), "decimal id written as a whole number"

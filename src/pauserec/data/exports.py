@@ -5,6 +5,7 @@ everywhere.
 """
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import polars as pl
 
 from pauserec.config.settings import NAME
 from pauserec.data.splits import load_dataset
-from pauserec.errors import DataError
+from pauserec.errors import DataError, RunError
 from pauserec.files import write_atomically, write_table
 from pauserec.records import Dataset
 from pauserec.run_folder import Run
@@ -46,6 +47,7 @@ def recbole(dataset: Dataset, folder: Path, name: str) -> list[Path]:
         for item in dataset.items
     ]
     written = {target / f"{name}.inter": events, target / f"{name}.item": items}
+    _check_free(written)
     for path, lines in written.items():
         write_atomically(path, ("\n".join(lines) + "\n").encode())
     return list(written)
@@ -77,6 +79,7 @@ def rectools(dataset: Dataset, folder: Path) -> list[Path]:
         }
     )
     paths = [folder / "interactions.parquet", folder / "items.parquet"]
+    _check_free(paths)
     for path, table in zip(paths, (frame, titles), strict=True):
         write_table(path, table)
     return paths
@@ -89,6 +92,13 @@ def export(run: Path, folder: Path, form: str, name: str) -> list[Path]:
     """
     dataset = load_dataset(Run.existing(run).finished("dataset").path)
     return recbole(dataset, folder, name) if form == "recbole" else rectools(dataset, folder)
+
+
+def _check_free(paths: Iterable[Path]) -> None:
+    """Raise RunError where one of these files exists already: it may be somebody's raw data."""
+    for path in paths:
+        if path.exists():
+            raise RunError(f"{path} exists already: remove it, or name another folder")
 
 
 def _make(folder: Path) -> None:

@@ -54,18 +54,20 @@ def _item(row: Row, layout: ItemLayout, config: DataConfig) -> tuple[Item, tuple
     title = ""
     title_repairs: tuple[str, ...] = ()
     for value in titles:
-        title, title_repairs = clean_text(_unescaped(value) if layout.html else value, config.max_title_chars)
+        title, repairs = clean_text(_unescaped(value) if layout.html else value, config.max_title_chars)
+        title_repairs += repairs
         if title:
             break
     categories: tuple[str, ...] = ()
     category_repairs: tuple[str, ...] = ()
     for value in row.values[1 + len(layout.title) :]:
         value = _unescaped(value) if layout.html else value
-        categories, category_repairs = clean_categories(value, layout.separator, config.max_title_chars)
+        categories, repairs = clean_categories(value, layout.separator, config.max_title_chars)
+        category_repairs += repairs
         if categories:
             break
-    repairs = (row.repair, repair, *title_repairs, *category_repairs)
-    return Item(item_id, title, categories), tuple(dict.fromkeys(repair for repair in repairs if repair))
+    all_repairs = (row.repair, repair, *title_repairs, *category_repairs)
+    return Item(item_id, title, categories), tuple(dict.fromkeys(repair for repair in all_repairs if repair))
 
 
 def _richness(item: Item, row: Row, repairs: tuple[str, ...]) -> tuple[Any, ...]:

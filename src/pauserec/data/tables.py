@@ -14,6 +14,7 @@ from typing import Any, Literal
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
+from pauserec.data.clean import Float32
 from pauserec.data.json_lines import parse_record
 from pauserec.data.lines import Line, Lines, read_lines
 from pauserec.errors import DataError
@@ -24,6 +25,17 @@ MAX_RECORD_LINES = 200
 """A quoted field may run over this many lines; more is taken for a quote that was never closed."""
 SAMPLE_ROWS = 1000
 """Rows of a JSON-lines file that are looked at to learn its columns."""
+GZIP = b"\x1f\x8b"
+OTHERS = {
+    b"BZh": "compressed by bzip2: unpack it, or use gzip",
+    b"\xfd7zX": "compressed by xz: unpack it, or use gzip",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it, or use gzip",
+    b"ARRO": "an Arrow (Feather) file: write it as Parquet",
+    b"Obj\x01": "an Avro file: write it as Parquet",
+    b"ORC": "an ORC file: write it as Parquet",
+    b"SQLi": "an SQLite database: write its table as CSV",
+}
+"""What other files begin with, and what to do with them."""
 NOT_UTF8 = "line is not UTF-8"
 SEVERAL_LINES = "quoted over several lines"
 
@@ -87,10 +99,14 @@ def open_table(
             else "unpack it and name the file it holds"
         )
         raise DataError(f"{path} is a zip archive: {remedy}")
+    if kind := next((kind for start, kind in OTHERS.items() if head.startswith(start)), None):
+        raise DataError(f"{path} is {kind}")
     if head == b"PAR1":
         return Table(path, "parquet", _parquet_columns(path))
     name = path.name.removesuffix(".gz").lower()
     if name.endswith(".parquet"):
+        if head.startswith(GZIP):
+            raise DataError(f"{path} is compressed by gzip: unpack it")
         raise DataError(f"{path} is not a Parquet file: write it again, or give it its right suffix")
     first = next((line for line in read_lines(path) if line.text is None or line.text.strip()), None)
     if first is None:
@@ -99,9 +115,13 @@ def open_table(
         columns, start = _json_columns(path, literals), (first.text or "").strip()
         if start == "[" or (start.startswith("[") and not columns):
             raise DataError(f"{path} is one JSON array: write an object per line (jq -c '.[]' makes it)")
+        if not columns:
+            raise DataError(f"{path}: no line is a JSON object: write an object per line (jq -c . makes it)")
         return Table(path, "jsonl", columns, literals=literals)
     if first.text is None:
         raise DataError(f"{path}: the header is not UTF-8; convert the file with iconv -t UTF-8")
+    if "\r" in first.text.strip():
+        raise DataError(f"{path}: lines end in a carriage return alone; convert them (tr '\\r' '\\n' makes it)")
     if delimiter is not None and len(delimiter) != 1:
         raise DataError(f'data.delimiter {delimiter!r} is not one character: write for example "," or "\\t"')
     recbole = recbole or name.endswith((".inter", ".item"))
@@ -222,7 +242,13 @@ def _parquet_rows(path: Path, wanted: Sequence[str | None]) -> Iterator[Row]:
     try:
         frame, odd = _within_calendar(read_table(path, names))
         places = [names.index(name) if name is not None else -1 for name in wanted]
+        narrow = {place for place, kind in enumerate(frame.dtypes) if kind == pl.Float32}
         for number, values in enumerate(frame.iter_rows(), 1):
+            if narrow:
+                values = tuple(
+                    Float32(value) if place in narrow and value is not None else value
+                    for place, value in enumerate(values)
+                )
             if number in odd:
                 values = tuple(odd[number].get(name, value) for name, value in zip(names, values, strict=True))
             raw = "" if not names else repr(dict(zip(names, values, strict=True)))

@@ -9,6 +9,7 @@ import polars as pl
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result
 from pauserec.files import read_table, write_table
+from pauserec.place import rerun
 from pauserec.records import Dataset, IntArray, Split
 
 SCHEMA = pl.Schema(
@@ -34,7 +35,7 @@ def write_ranks(path: Path, results: Mapping[str, Mapping[Split, Result]], datas
 
 def read_ranks(path: Path) -> pl.DataFrame:
     """The table that `write_ranks` wrote. Raises RunError if it is missing, damaged or another table."""
-    remedy = f"`pauserec run {path.parent}/recipe.toml --out {path.parent}` writes it"
+    remedy = f"{rerun(path.parent)} writes it"
     try:
         frame = read_table(path)
     except FileNotFoundError:

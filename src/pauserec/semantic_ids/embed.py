@@ -128,15 +128,19 @@ def text_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
     distinct = sorted(set(texts), key=lambda text: (-len(text), text))
     starts = range(0, len(distinct), config.batch_size)
     console = Console(stderr=True)
-    rows = [
-        model.encode(
-            distinct[start : start + config.batch_size],
-            batch_size=config.batch_size,
-            show_progress_bar=False,
-            normalize_embeddings=True,
-        )
-        for start in track(starts, description="embed items", console=console)
-    ]
+    try:
+        rows = [
+            model.encode(
+                distinct[start : start + config.batch_size],
+                batch_size=config.batch_size,
+                show_progress_bar=False,
+                normalize_embeddings=True,
+            )
+            for start in track(starts, description="embed items", console=console)
+        ]
+    except ValueError as error:  # a model for other purposes: no padding token, for example
+        reason = str(error).splitlines()[0]
+        raise AssetError(f"embedder.name {config.name!r} embeds no text ({reason}): name a sentence embedder") from None
     place = {text: row for row, text in enumerate(distinct)}
     vectors: FloatArray = np.concatenate(rows).astype(np.float32)[[place[text] for text in texts]]
     return vectors

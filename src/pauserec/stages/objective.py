@@ -17,6 +17,12 @@ from pauserec.losses import codebook_softmax_loss, full_softmax_loss
 from pauserec.sharding import shard
 
 
+def check_attention(settings: LanguageTraining) -> None:
+    """Raise ModelError where this machine cannot train with the stage's kind of attention."""
+    if settings.attention == "flex" and best_device().type != "cuda":
+        raise ModelError(f"stages.{settings.name}.attention: flex trains on a GPU only: set it to documents")
+
+
 class Objective(nn.Module):
     """Summed next-token loss of a planned batch; the head is computed at target positions only.
 
@@ -36,8 +42,6 @@ class Objective(nn.Module):
         if settings is None:
             return
         self._flex = settings.attention == "flex"
-        if self._flex and best_device().type != "cuda":
-            raise ModelError(f"stages.{settings.name}.attention: flex trains on a GPU only: set it to documents")
         self._drop_in_layers(getattr(settings, "layer_dropout", 0.0))
         if settings.gradient_checkpointing:
             model.hf.activation_checkpointing_enable({"use_reentrant": False})
