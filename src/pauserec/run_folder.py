@@ -6,7 +6,6 @@ While a step runs, its folder is `STEP.partial`; an interrupted step finds its o
 Of several processes, the first one writes; the others take part in collective steps and wait for all others.
 """
 
-import gc
 import hashlib
 import shutil
 import time
@@ -137,7 +136,6 @@ class Run:
             elif collective:
                 function(settings, *inputs, out=partial, log=lambda **_: None)
             parallel.wait()
-            gc.collect()  # a Trainer is part of cycles, which would hold its model's memory through the next step
             self.steps.pop(name, None)
             self._redo.discard(name)
         return self.finished(name)

@@ -1,5 +1,6 @@
 """What happens beside the steps of training: progress, the metric log, validation, the best weights, early stopping."""
 
+import gc
 import math
 import resource
 import sys
@@ -31,6 +32,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def forget_peak() -> None:
     """Let `peak_memory` count from now on, where the system can: on a GPU and on Linux."""
     if torch.cuda.is_available():
+        gc.collect()  # an earlier stage's Trainer, in cycles with its model and optimizer, may still hold their memory
         torch.cuda.reset_peak_memory_stats()
     elif CLEAR.exists():
         with suppress(OSError):
