@@ -41,6 +41,7 @@ class Objective(nn.Module):
         self.model, self._softmax, self._rate, self._flex = model, softmax, rate, False
         if settings is None:
             return
+        check_attention(settings)
         self._flex = settings.attention == "flex"
         self._drop_in_layers(getattr(settings, "layer_dropout", 0.0))
         if settings.gradient_checkpointing:
