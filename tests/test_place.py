@@ -47,6 +47,7 @@ def test_a_recipe_written_by_hand_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run folder"):
         check_place(tmp_path)
     (tmp_path / "recipe.toml").write_text(Recipe(name="r").dump())
+    (tmp_path / ".recipe.toml.1.tmp").write_text("half a rec")
     check_place(tmp_path)  # a run that was killed before its first step
 
 

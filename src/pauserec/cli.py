@@ -1,6 +1,5 @@
 """The command line: thin commands over the pipeline; heavy imports happen inside them."""
 
-import io
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +19,7 @@ from pauserec.terminal import (
     recommendation_table,
     say,
     say_nothing,
+    show_every_letter,
     show_examples,
     show_plan,
 )
@@ -266,9 +266,7 @@ def fetch(name: Annotated[str, typer.Argument()]) -> None:
 
 def main() -> None:
     """Entry point: errors a user can mend are one line and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a title shows its code
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    show_every_letter()
     try:
         app()
     except Exception as error:

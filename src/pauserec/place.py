@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from pauserec import parallel
 from pauserec.config import Recipe
 from pauserec.errors import PauserecError, RunError
-from pauserec.files import write_atomically
+from pauserec.files import TEMPORARY, write_atomically
 
 RECIPE = "recipe.toml"
 LOG = "log.jsonl"
@@ -27,7 +27,8 @@ def check_place(path: Path) -> None:
     """Raise RunError if `path` holds something that is no run."""
     if path.exists() and not path.is_dir():
         raise RunError(f"--out {path} is a file: name a folder")
-    others = {entry.name for entry in path.iterdir()} - {LOCK} if path.is_dir() else set()
+    found = [entry for entry in path.iterdir() if not entry.match(TEMPORARY)] if path.is_dir() else []
+    others = {entry.name for entry in found} - {LOCK}
     if others and RECIPE not in others:
         raise RunError(f"{path} is not empty and holds no {RECIPE}, so it is not a run folder: choose another --out")
     if others and LOG not in others and not _just_begun(path, others):

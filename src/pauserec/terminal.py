@@ -1,5 +1,7 @@
 """What the commands print, beside their results."""
 
+import io
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
 
 console = Console()
 notes = Console(stderr=True)
+
+
+def show_every_letter() -> None:
+    """A terminal that cannot show a letter shows its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str) -> None:

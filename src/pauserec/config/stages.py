@@ -18,12 +18,15 @@ class LoraSettings(Settings):
     """Dropout on the adapters' input."""
 
 
+Epochs = Annotated[float, Field(gt=0, le=10_000)]
+
+
 class TrainingSettings(Settings):
     """What every stage can set."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_\-]*$", max_length=100)
     """Name of the stage: its folder, and what other stages refer to."""
-    epochs: float = Field(gt=0, le=10_000)
+    epochs: Epochs
     """Passes over the data; a fraction stops within one."""
     learning_rate: float = Field(gt=0)
     """The highest of the schedule."""
@@ -66,7 +69,7 @@ class CptConfig(LanguageTraining):
     kind: Literal["cpt"]
     starts_from: tuple[str] = ("base",)
     """Step whose checkpoint it goes on from."""
-    epochs: float = Field(default=3, gt=0, le=10_000)
+    epochs: Epochs = 3
     learning_rate: float = Field(default=1e-4, gt=0)
     corpus: Literal["histories", "items"] = "histories"
     """Training histories as running text, or each item alone in both directions."""
@@ -78,7 +81,7 @@ class PausePretrainConfig(LanguageTraining):
     kind: Literal["pause_pretrain"]
     starts_from: tuple[str] = ("cpt",)
     """Step whose checkpoint it goes on from."""
-    epochs: float = Field(default=2, gt=0, le=10_000)
+    epochs: Epochs = 2
     learning_rate: float = Field(default=1e-3, gt=0)
     corpus: Literal["histories", "items"] = "histories"
     """As in continual pretraining."""
@@ -143,7 +146,7 @@ class SftConfig(_NextItem):
     kind: Literal["sft"]
     starts_from: tuple[str] = ("cpt",)
     """Step whose checkpoint it goes on from."""
-    epochs: float = Field(default=6, gt=0, le=10_000)
+    epochs: Epochs = 6
     learning_rate: float = Field(default=1e-5, gt=0)
 
 
@@ -153,7 +156,7 @@ class ImplicitSftConfig(_NextItem):
     kind: Literal["implicit_sft"]
     starts_from: tuple[str, str] = ("sft", "pause_pretrain")
     """The checkpoint to go on from, then the one that gives the pause row."""
-    epochs: float = Field(default=5, gt=0, le=10_000)
+    epochs: Epochs = 5
     learning_rate: float = Field(default=5e-5, gt=0)
     pauses: int = Field(default=5, ge=0, le=64)
     """k, the number of pauses before the SID."""
