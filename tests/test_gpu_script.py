@@ -86,6 +86,21 @@ def test_a_list_of_runs_within_a_budget(tmp_path: Path) -> None:
     assert all(row["train_seconds"] > 0 for row in found["rows"] if "PauseRec" in row["method"])
     assert "PauseRec, k=1" in printed
 
+    code = """
+import json, sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from entries import read
+from run import tested
+print(json.dumps(tested(read(Path(sys.argv[1]) / "proof.toml")[0], Path(sys.argv[2]))))
+"""  # what a run that is cut short later would leave: every row that is tested by its own rule, the counts too
+    command = [sys.executable, "-c", code, str(SCRIPTS), str(tmp_path / "work" / "ml-100k-tiny")]
+    partial = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    whole = [row for row in found["rows"] if row["run"] == "ml-100k-tiny" and row["seen"] == row["selected_by"]]
+    assert len(whole) == 5
+    assert [row["method"] for row in partial] == [row["method"] for row in whole]
+    for key in ("ndcg@10", "hit@10", "train_seconds", "ms_per_user"):
+        assert [row[key] for row in partial] == pytest.approx([row[key] for row in whole]), key
+
     merge = ("--merge", tmp_path / "out" / "rows.json")
     script("run.py", *fixed, "--out", tmp_path / "merged", "--budget", 0, *merge, folder=tmp_path)
     assert (tmp_path / "merged" / "rows.md").read_text() == (tmp_path / "out" / "rows.md").read_text()

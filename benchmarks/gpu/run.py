@@ -20,6 +20,7 @@ from typing import Any
 from entries import Entry, identity, read
 from measure import header
 
+from pauserec.compare import compare
 from pauserec.errors import PauserecError
 from pauserec.evaluation.metrics import METRICS
 from pauserec.files import MANIFEST, read_json, write_atomically
@@ -145,39 +146,57 @@ def train(entry: Entry, folder: Path, seconds: float) -> str | None:
     return f"failed with exit code {code}: ...{said[-LOG_TAIL:]}"
 
 
-def summaries(entry: Entry, folder: Path, seen: str, seconds: float) -> list[dict[str, Any]]:
-    """A row for every model by one rule for seen items; by the other one than the run's, in a process with a limit."""
-    result = json.loads((folder / "result.json").read_text())
+def ranked_again(folder: Path, seen: str, seconds: float) -> dict[str, Any]:
+    """The run's models by the other rule for seen items, in a process of its own: what takes too long is ended."""
     command = [sys.executable, "-m", "pauserec", "compare", str(folder), "--seen", seen, "--format", "json"]
     printed = subprocess.run(command, stdout=subprocess.PIPE, timeout=max(seconds, 1.0), check=True).stdout
+    return json.loads(printed)
+
+
+def summaries(entry: Entry, folder: Path, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for every model of a finished run, by one rule for seen items."""
+    result = json.loads((folder / "result.json").read_text())
     cost = {name: {key: stage.get(key) for key in COST} for name, stage in result["stages"].items()}
     about = {"data": entry.data, "run": entry.key, "seed": entry.seed, "selected_by": result["seen"], "stages": cost}
     kept = ("ci95", "train_seconds", "ms_per_user", "slices")
     return [
         about
-        | {"method": entry.methods.get(row["model"], row["model"]), "seen": seen, **row["metrics"]}
+        | {"method": entry.methods.get(row["model"], row["model"]), "seen": found["seen"], **row["metrics"]}
         | {key: row[key] for key in kept}
-        for row in json.loads(printed)["rows"]
+        for row in found["rows"]
     ]
 
 
 def tested(entry: Entry, folder: Path) -> list[dict[str, Any]]:
     """Rows of what an unfinished run tested already, by its own rule, marked as partial: finished, it tests them anew."""
     recipe = entry.load()
-    stages = {stage.name: read_json(folder / stage.name / MANIFEST).get("summary") for stage in recipe.stages}
+    stages = {part.name: _summary(folder / part.name) for part in (*recipe.stages, *recipe.baselines)}
     finished = {name: summary for name, summary in stages.items() if summary}
-    found = {model: read_json(folder / f"test-{model.name}" / METRICS_FILE) for model in recipe.evaluation.models}
+    found = {name: read_json(folder / f"test-{name}" / METRICS_FILE) for name in recipe.rows}
     seen = recipe.evaluation.seen
     about = {"data": entry.data, "run": entry.key, "seed": entry.seed, "selected_by": seen, "seen": seen, "slices": {}}
     about["stages"] = {name: {key: summary.get(key) for key in COST} for name, summary in finished.items()}
+
+    def seconds(name: str) -> float:
+        """Of training, or of counting."""
+        if name in recipe.evaluation.baselines:
+            return _summary(folder / f"test-{name}")["fit_seconds"]
+        stage_of = {model.name: model.stage for model in recipe.evaluation.models}
+        behind = ancestry(recipe, stage_of[name]) if name in stage_of else [name]
+        return sum(finished[stage]["seconds"] for stage in behind)
+
     return [
         about
-        | {"method": entry.methods.get(model.name, model.name), **{key: row["test"][key] for key in (*METRICS, "ci95")}}
-        | {"train_seconds": sum(finished[stage]["seconds"] for stage in ancestry(recipe, model.stage))}
-        | {"ms_per_user": row["decoding"]["ms_per_user"], "partial": True}
-        for model, row in found.items()
+        | {"method": entry.methods.get(name, name), **{key: row["test"][key] for key in (*METRICS, "ci95")}}
+        | {"train_seconds": seconds(name), "ms_per_user": row["decoding"]["ms_per_user"], "partial": True}
+        for name, row in found.items()
         if row
     ]
+
+
+def _summary(step: Path) -> dict[str, Any]:
+    """What a finished step says of itself; nothing of another."""
+    return read_json(step / MANIFEST).get("summary") or {}
 
 
 def do(entry: Entry, rows: Rows, options: argparse.Namespace, deadline: float) -> None:
@@ -190,9 +209,10 @@ def do(entry: Entry, rows: Rows, options: argparse.Namespace, deadline: float) -
             rows.add(tested(entry, folder))
             rows.give_up(entry, failed)
             return
-        native = json.loads((folder / "result.json").read_text())["seen"]
-        for seen in (native, {"keep": "drop", "drop": "keep"}[native]):
-            rows.add(summaries(entry, folder, seen, deadline - time.monotonic()))
+        native = compare([folder]).as_json()
+        rows.add(summaries(entry, folder, native))
+        other = {"keep": "drop", "drop": "keep"}[native["seen"]]
+        rows.add(summaries(entry, folder, ranked_again(folder, other, deadline - time.monotonic())))
     except (OSError, KeyError, ValueError, subprocess.SubprocessError, PauserecError) as error:
         rows.give_up(entry, f"{type(error).__name__}: {error}")
     else:
