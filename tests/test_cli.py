@@ -1,5 +1,6 @@
 """The commands as a user types them: each mistake is one line, and exit code 2."""
 
+import json
 import os
 import shutil
 import signal
@@ -134,6 +135,20 @@ def test_a_run_on_other_data_is_not_gone_on_with_unless_it_is_named(small_data: 
         if code:
             assert "runs/counts holds a run on" in done.stderr
             assert "give this one its own folder with --out" in done.stderr.replace("\n", " ")
+
+
+def test_runs_of_two_seeds_are_one_row(small_data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "gates.toml"
+    recipe.write_text('name = "gates"\n[[baselines]]\nname = "hgn"\nkind = "hgn"\nepochs = 1\nwidth = 8\n')
+    for seed in (0, 1):
+        done = cli("run", recipe, "--set", f"data.source={small_data}", "--seed", seed, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = cli("compare", "runs/gates-seed0", "runs/gates-seed1", "--format", "json", folder=tmp_path)
+    rows = {row["model"]: row for row in json.loads(done.stdout)["rows"]}
+    assert rows["hgn"]["runs"] == ["gates-seed0", "gates-seed1"]
+    assert rows["hgn"]["deviation"]["ndcg@10"] > 0
+    again = cli("run", "runs/gates-seed1/recipe.toml", "--out", "runs/gates-seed1", folder=tmp_path)
+    assert "✓ hgn" in again.stderr, "its recipe.toml is seeded; nothing is trained again"
 
 
 def test_a_terminal_that_lacks_a_letter_shows_its_code(tiny_run: Path) -> None:

@@ -187,6 +187,23 @@ def test_a_seed_that_not_all_libraries_take_is_refused_at_once(seed: int) -> Non
             Recipe.load("quickstart", (f"{setting}={seed}",))
 
 
+def test_a_seed_changes_all_training_and_nothing_else() -> None:
+    recipe = Recipe.parse({"name": "r", "stages": STAGES, "baselines": [B], "embedder": {"baseline": "b"}})
+    other = recipe.seeded(7)
+    assert other.name == "r-seed7"
+    assert {part.seed for part in (*other.stages, *other.baselines)} == {7}
+    same = {"name", "stages", "baselines"}
+    assert other.model_dump(exclude=same) == recipe.model_dump(exclude=same)
+    assert other.seeded(0).model_dump(exclude={"name"}) == recipe.model_dump(exclude={"name"})
+
+
+def test_a_seed_that_changes_nothing_is_refused() -> None:
+    with pytest.raises(RecipeError, match="'counts' trains nothing that a seed could change: leave --seed out"):
+        Recipe.parse({"name": "counts"}).seeded(1)
+    with pytest.raises(RecipeError, match=r"stages\.cpt\.seed"):
+        Recipe.parse({"name": "r", "stages": STAGES}).seeded(-1)
+
+
 def _with_subclasses(kind: type[Settings]) -> Iterator[type[Settings]]:
     yield kind
     for below in kind.__subclasses__():

@@ -36,10 +36,10 @@ class Entry:
 
     def load(self) -> Recipe:
         """The recipe, seeded. Its raw data is named relative to the folder of all data sets, and read by prepare.py alone."""
-        content = Recipe.load(self.recipe, self.overrides).model_dump(mode="json")
+        content = Recipe.load(self.recipe, self.overrides).seeded(self.seed).model_dump(mode="json")
         content["data"]["source"] = self.source
         for part in (*content["stages"], *content["baselines"]):
-            part["seed"], part["save_every"] = self.seed, SAVE_EVERY
+            part["save_every"] = SAVE_EVERY
         return Recipe.parse(content)
 
 

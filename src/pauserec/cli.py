@@ -94,6 +94,7 @@ def quickstart(out: Annotated[Path, typer.Option(help="Run folder.")] = Path("ru
 def run(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a .toml file.")],
     set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")] = [],  # noqa: B006
+    seed: Annotated[int | None, typer.Option(help="Seed of all training; its run folder is runs/NAME-seedN.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     redo: Annotated[list[str], typer.Option(metavar="STEP", help="Do a step again.")] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
@@ -103,6 +104,7 @@ def run(
     from pauserec.pipeline import default_folder
 
     resolved = Recipe.load(recipe, tuple(set_))
+    resolved = resolved if seed is None else resolved.seeded(seed)
     folder = out or default_folder(resolved)
     if dry_run:
         show_plan(resolved, folder, tuple(redo))
@@ -183,9 +185,7 @@ def evaluate(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `pauserec run` wrote.")],
     reference: Annotated[str | None, typer.Option(help="Row that every other one is tested against.")] = None,
-    seen: Annotated[
-        SeenItems | None, typer.Option(help="Rank all models again where their run had another rule.")
-    ] = None,
+    seen: Annotated[SeenItems | None, typer.Option(help="Rank again what was tested by another rule.")] = None,
     format_: Annotated[ComparisonFormat, typer.Option("--format")] = ComparisonFormat.table,
 ) -> None:
     """Put several runs into one table: intervals, significance, seeds, cost, slices."""

@@ -180,6 +180,20 @@ class Recipe(Settings):
         except ValidationError as error:
             raise RecipeError(_explain(error, raw)) from None
 
+    def seeded(self, seed: int) -> Self:
+        """The same recipe under another name, with `seed` for every stage and baseline: `compare` puts such runs in one row.
+
+        Semantic IDs and the new tokens' first rows stay as they are. Raises RecipeError for a seed that is out of bounds,
+        and where nothing is trained.
+        """
+        content = self.model_dump(mode="json")
+        trained = [*content["stages"], *content["baselines"]]
+        if not trained:
+            raise RecipeError(f"recipe {self.name!r} trains nothing that a seed could change: leave --seed out")
+        for part in trained:
+            part["seed"] = seed
+        return self.parse(content | {"name": f"{self.name}-seed{seed}"})
+
     def dump(self) -> str:
         """The resolved recipe as TOML, every default written out; "null" stands for none."""
         return tomli_w.dumps(_replace(self.model_dump(mode="json"), None, "null"))
