@@ -19,6 +19,7 @@ from measure import header
 
 from pauserec import assets
 from pauserec.config import Recipe
+from pauserec.errors import PauserecError
 from pauserec.pipeline import run
 
 LISTED = Path(__file__).with_name("rows.toml")
@@ -92,4 +93,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PauserecError as refused:
+        sys.exit(f"error: {refused}")
