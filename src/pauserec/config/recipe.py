@@ -183,8 +183,8 @@ class Recipe(Settings):
     def seeded(self, seed: int) -> Self:
         """The same recipe under another name, with `seed` for every stage and baseline: `compare` puts such runs in one row.
 
-        Semantic IDs and the new tokens' first rows stay as they are. Raises RecipeError for a seed that is out of bounds,
-        and where nothing is trained.
+        Semantic IDs and the new tokens' first rows stay as they are, but for IDs that a baseline shapes. Raises RecipeError
+        for a seed that is out of bounds, and where nothing is trained.
         """
         content = self.model_dump(mode="json")
         trained = [*content["stages"], *content["baselines"]]
