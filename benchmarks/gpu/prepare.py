@@ -17,7 +17,7 @@ from pathlib import Path
 from entries import Entry, identity, read
 from measure import header
 
-from pauserec import assets
+from pauserec.assets import named
 from pauserec.config import Recipe
 from pauserec.errors import PauserecError
 from pauserec.pipeline import run
@@ -39,9 +39,9 @@ def prepare(entries: list[Entry], folder: Path) -> None:
 def weights(entries: list[Entry], cache: Path) -> None:
     """Copy the weights of all language models that are known by name, small enough to be sent."""
     names = {recipe.model.name for recipe in (entry.load() for entry in entries) if recipe.stages}
-    for name in sorted(names & {asset.name for asset in assets.known()}):
-        found = assets.fetch(name)
-        shutil.copytree(found, cache / found.relative_to(assets.cache_folder()), dirs_exist_ok=True)
+    for name in sorted(names & {asset.name for asset in named.known()}):
+        found = named.fetch(name)
+        shutil.copytree(found, cache / found.relative_to(named.cache_folder()), dirs_exist_ok=True)
 
 
 def wheels(names: list[str], python: str, folder: Path) -> None:

@@ -27,7 +27,7 @@ from decode import Ours, Theirs, prepare, random_prompt
 from measure import clock, header, interleaved, product_rate, ratio
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
 
-from pauserec import assets
+from pauserec.assets import named
 from pauserec.config import SftConfig
 from pauserec.data.batches import IGNORE
 from pauserec.files import read_json, write_atomically
@@ -74,7 +74,7 @@ def shape(name: str, vocabulary: int, layers: int | None) -> PretrainedConfig:
 
 def random_model(name: str, folder: Path, layers: int | None) -> str:
     """A Hugging Face folder of that shape with random weights and SmolLM2's tokenizer."""
-    source = Path(assets.model_path(TOKENIZER))
+    source = Path(named.model_path(TOKENIZER))
     folder.mkdir()
     for file in source.glob("*"):
         if "token" in file.name or file.name in ("vocab.json", "merges.txt", "chat_template.jinja"):

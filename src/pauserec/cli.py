@@ -250,18 +250,18 @@ def export_data(
 @assets_app.command("list")
 def list_assets() -> None:
     """List the data sets and models that can be named."""
-    from pauserec import assets
+    from pauserec.assets import named
 
-    console.print(assets_table(assets.known()))
+    console.print(assets_table(named.known()))
 
 
 @assets_app.command()
 def fetch(name: Annotated[str, typer.Argument()]) -> None:
     """Bring a data set or model into the cache."""
-    from pauserec import assets
+    from pauserec.assets import named
 
     quiet_libraries()
-    say(f"{name}: {assets.fetch(name)}")
+    say(f"{name}: {named.fetch(name)}")
 
 
 def main() -> None:

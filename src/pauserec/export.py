@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 from transformers import AutoTokenizer
 
-from pauserec import assets
+from pauserec.assets import named
 from pauserec.config import EvaluatedModel, Recipe
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
@@ -134,7 +134,7 @@ def _card(
     recipe: Recipe, test: ModelTest, stage: str, content: Mapping[str, Any], prompt: str, ids: SemanticIds
 ) -> str:
     base, data = recipe.model.name, content["data"]
-    licence = next((asset.licence for asset in assets.known() if asset.name == base), None)
+    licence = next((asset.licence for asset in named.known() if asset.name == base), None)
     layers = (content.get("model") or {}).get("layers")
     return "\n".join(
         [

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pauserec import parallel
-from pauserec.assets import check_name, local_files, model_path
+from pauserec.assets.named import check_name, local_files, model_path
 from pauserec.baselines.trained import load_baseline, train_baseline
 from pauserec.config import (
     Baseline,

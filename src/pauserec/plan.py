@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from pauserec import assets
+from pauserec.assets import named
 from pauserec.config import (
     CorpusJob,
     CptConfig,
@@ -118,7 +118,7 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
     unplanned = tuple(baseline.name for baseline in recipe.baselines if baseline.name in waiting)
     if not recipe.stages:
         return Plan(counts, 0, steps, (), unplanned)
-    source = assets.model_path(recipe.model.name, weights=False)
+    source = named.model_path(recipe.model.name, weights=False)
     shape, tokenizer = shape_and_tokenizer(recipe.model, source)
     ids = _stand_in_ids(recipe, len(dataset.items))
     vocabulary = grow_tokenizer(tokenizer, ids)

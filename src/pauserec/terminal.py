@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from pauserec.assets import AssetInfo
+    from pauserec.assets.named import AssetInfo
     from pauserec.config import Recipe
     from pauserec.inference import TrainedRecommender
     from pauserec.records import Recommendations

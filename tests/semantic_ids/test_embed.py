@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from pauserec.assets import embedder_path
+from pauserec.assets.named import embedder_path
 from pauserec.config import DataConfig, EmbedderConfig
 from pauserec.data.splits import prepare
 from pauserec.errors import AssetError, RunError

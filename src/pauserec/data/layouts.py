@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pauserec import assets
+from pauserec.assets import named
 from pauserec.config import Columns, DataConfig, ItemColumns
 from pauserec.data.tables import Table, open_table
 from pauserec.errors import DataError
@@ -58,7 +58,7 @@ def find_files(config: DataConfig) -> tuple[Path, Path | None]:
         raise DataError("data.items is set without data.interactions: name both files, or neither")
     folder = own_folder(config)
     if folder is None or not folder.exists():
-        folder = assets.dataset(config.source)
+        folder = named.dataset(config.source)
     if not folder.is_dir():
         raise DataError(f"data.source {folder} is a file: name its folder, or set data.interactions and data.items")
     found = files_in(folder)
@@ -71,7 +71,7 @@ def find_files(config: DataConfig) -> tuple[Path, Path | None]:
 
 def own_folder(config: DataConfig) -> Path | None:
     """`data.source` as a folder of one's own; None where it is the name of a known data set (`./NAME` is a folder)."""
-    return None if assets.is_known(config.source) else Path(config.source).expanduser()
+    return None if named.is_known(config.source) else Path(config.source).expanduser()
 
 
 def files_in(folder: Path) -> tuple[Path, Path | None] | None:

@@ -15,7 +15,7 @@ import orjson
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from pauserec.assets import check_name
+from pauserec.assets.named import check_name
 from pauserec.config import DataConfig
 from pauserec.data.clean import ORDER_BAD
 from pauserec.data.histories import Histories, build_histories, id_hash

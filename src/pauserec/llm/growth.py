@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pauserec import assets
+from pauserec.assets import named
 from pauserec.config import ModelConfig
 from pauserec.llm.model import PAD_ROWS_TO
 from pauserec.llm.pretrained import in_tree_passes, pretrained
@@ -31,7 +31,7 @@ def grow_vocabulary(
     `new_rows = "centroids"`, times `placed` centroids; with "mean", times next to nothing. Raises ModelError for a model
     that cannot be read or used.
     """
-    source = assets.model_path(config.name)
+    source = named.model_path(config.name)
     ids = SemanticIds.load(ids_step.path)
     levels = Codebooks.load(ids_step.path).levels if config.new_rows == "centroids" else ()
     hf, tokenizer = pretrained(config, source)
@@ -51,7 +51,7 @@ def grow_vocabulary(
     in_tree_passes(config.name, hf, tokenizer, vocabulary).save(out)
     return {
         "model": config.name,
-        "commit": assets.hub_commit(source),
+        "commit": named.hub_commit(source),
         "layers": hf.config.num_hidden_layers,
         "parameters": sum(p.numel() for p in hf.parameters()),
         "rows_added": vocabulary.used - old,

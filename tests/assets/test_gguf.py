@@ -9,15 +9,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pauserec import assets
-from pauserec._gguf import convert, hf_name, unpermute
+from pauserec.assets import named
+from pauserec.assets.gguf import convert, hf_name, unpermute
 from pauserec.errors import AssetError
 
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
     try:
-        return Path(assets.model_path("smollm2-135m-q4"))
+        return Path(named.model_path("smollm2-135m-q4"))
     except AssetError as error:
         pytest.skip(f"needs smollm2-135m-q4: {error}")
 
@@ -131,7 +131,7 @@ def test_weights_equal_those_of_an_independent_reader(model, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pauserec._pins import ASSETS
+    from pauserec.assets.pins import ASSETS
 
     (source, _), *_ = ASSETS["smollm2-135m-q4"].sources
     source.bring(tmp_path)

@@ -18,8 +18,8 @@ from typing import Any
 
 import orjson
 
-from pauserec._download import SAFE_FILES, SMALL_FILES, check, hub_snapshot
-from pauserec._pins import ASSETS, Asset, Kind
+from pauserec.assets.download import SAFE_FILES, SMALL_FILES, check, hub_snapshot
+from pauserec.assets.pins import ASSETS, Asset, Kind
 from pauserec.errors import AssetError
 
 MANIFEST = "asset.json"
