@@ -31,7 +31,7 @@ from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast
 from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.records import Item
-from pauserec.run_folder import FinishedStep
+from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.watch import peak_memory as most_memory
 from pauserec.watch import resident_memory

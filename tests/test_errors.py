@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pauserec.errors import DataError, in_a_line
-from pauserec.files import write_atomically
+from pauserec.runs.files import write_atomically
 
 full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 

@@ -16,7 +16,7 @@ from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.pipeline import reevaluate, run
 from pauserec.report import ReportContent
 from pauserec.results import open_finished
-from pauserec.run_folder import Run
+from pauserec.runs.folder import Run
 from pauserec.summary import main_model, report_content
 
 SASREC = SasrecConfig(name="sas", kind="sasrec", epochs=1, width=8)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_parallel import processes
 from torch import distributed
 from transformers import AutoModelForCausalLM
 
 from pauserec.sharding import fill, gathered, is_sharded, restore, shard, whole
-from test_parallel import processes
 
 
 def test_a_sharded_step_equals_a_whole_one(tiny_model: Path) -> None:
@@ -49,7 +49,7 @@ def step(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    from pauserec import parallel
+    from pauserec.runs import processes
 
-    with parallel.joined():
+    with processes.joined():
         step(Path(sys.argv[1]))

@@ -23,10 +23,10 @@ from measure import header
 from pauserec.compare import compare
 from pauserec.errors import PauserecError
 from pauserec.evaluation.metrics import METRICS
-from pauserec.files import MANIFEST, read_json, write_atomically
 from pauserec.ledger import ancestry
 from pauserec.results import COST
 from pauserec.results import METRICS as METRICS_FILE
+from pauserec.runs.files import MANIFEST, read_json, write_atomically
 
 RESERVE = 15.0
 """Seconds kept back for writing the last files; of a small budget, a tenth."""

@@ -128,7 +128,7 @@ def recommend(
     """Recommend items for a history, or for every user of a file."""
     from pauserec import histories
     from pauserec.inference import load
-    from pauserec.run_folder import Run
+    from pauserec.runs.folder import Run
 
     histories.check_output(format_.value, output, users)
     names, wanted = histories.read(history, users, Run.existing(run).recipe.data)
@@ -281,16 +281,16 @@ def main() -> None:
 
 
 def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
-    from pauserec import parallel
     from pauserec.evaluation.table import format_table
     from pauserec.ledger import table_rows
     from pauserec.pipeline import run as run_pipeline
     from pauserec.results import open_finished
+    from pauserec.runs import processes
 
     quiet_libraries()
-    with parallel.joined(), one_line_warnings():
-        content = run_pipeline(recipe, out, redo=redo, on_step=announce if parallel.is_main() else say_nothing)
-        if not parallel.is_main():
+    with processes.joined(), one_line_warnings():
+        content = run_pipeline(recipe, out, redo=redo, on_step=announce if processes.is_main() else say_nothing)
+        if not processes.is_main():
             return
     folder = open_finished(out)
     tested = {name: folder.finished(f"test-{name}") for name in content["models"]}

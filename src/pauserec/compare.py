@@ -21,10 +21,10 @@ from pauserec.evaluation.paired import coverage, mean_popularity, paired_p_value
 from pauserec.evaluation.ranks import ranks_of, read_ranks
 from pauserec.ledger import fit_of, ledger, table_rows
 from pauserec.pipeline import reevaluate
-from pauserec.place import rerun
 from pauserec.records import Dataset, IntArray
 from pauserec.results import RANKS, RESULT, open_finished
-from pauserec.run_folder import Run
+from pauserec.runs.folder import Run
+from pauserec.runs.place import rerun
 
 RESAMPLES = 1000
 PAIRED = "ndcg@10"

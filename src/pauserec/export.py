@@ -18,14 +18,14 @@ from pauserec.assets import named
 from pauserec.config import EvaluatedModel, Recipe
 from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
-from pauserec.files import MANIFEST, fsync_folder, hashes
 from pauserec.llm.model import ADDED_ROWS
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.vocabulary import find_vocabulary
-from pauserec.place import RECIPE
 from pauserec.records import Dataset
 from pauserec.results import RESULT, ModelTest, model_test, open_finished
-from pauserec.run_folder import FinishedStep, Run
+from pauserec.runs.files import MANIFEST, fsync_folder, hashes
+from pauserec.runs.folder import FinishedStep, Run
+from pauserec.runs.place import RECIPE
 from pauserec.semantic_ids.codebooks import CODEBOOKS
 from pauserec.semantic_ids.codes import HEADER, TABLE, SemanticIds
 

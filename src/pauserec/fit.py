@@ -23,12 +23,12 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from pauserec import parallel
 from pauserec.config import TrainingSettings
 from pauserec.data.batches import IGNORE
 from pauserec.errors import PauserecError, RecipeError, RunError
-from pauserec.files import MANIFEST, hashes, verify, write_atomically
-from pauserec.run_folder import RESUMING
+from pauserec.runs import processes
+from pauserec.runs.files import MANIFEST, hashes, verify, write_atomically
+from pauserec.runs.folder import RESUMING
 from pauserec.sharding import is_sharded, load_optimizer_state, optimizer_state, restore
 from pauserec.watch import Size, TimedTrainer, Watch, forget_peak, load_trained, peak_memory, trained_weights
 
@@ -72,8 +72,8 @@ def fit(
     folder.mkdir(exist_ok=True)
     forget_peak()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
-    shared = together and parallel.world() > 1
-    per_step = settings.accumulate * (parallel.world() if shared else 1)
+    shared = together and processes.world() > 1
+    per_step = settings.accumulate * (processes.world() if shared else 1)
     steps = -(-len(batches) // per_step)
     trainer = _Trainer(
         model=module,
@@ -83,7 +83,7 @@ def fit(
     )
     # its name for: do not wrap the model in DDP
     trainer.is_distributed_loading_by_transformers = not together or is_sharded(module)
-    resume = parallel.agree(lambda: newest_checkpoint(folder))
+    resume = processes.agree(lambda: newest_checkpoint(folder))
     size = Size(steps, done=_step_of(resume), tokens=batches.tokens)
     watch = Watch(trainer, settings, folder, log, validate, _validation_steps(batches, settings, steps, per_step), size)
     trainer.remove_callback(PrinterCallback)
@@ -97,13 +97,13 @@ def fit(
         "tokens": int(batches.tokens * trainer.state.global_step / steps),
         "targets": round(trainer.targets),
         "tokens_per_second": round(watch.tokens_per_second(), 1),
-        "device_hours": round(seconds * parallel.world() / 3600, 5),
-        "peak_memory_bytes": max(parallel.share(peak_memory())),
+        "device_hours": round(seconds * processes.world() / 3600, 5),
+        "peak_memory_bytes": max(processes.share(peak_memory())),
         "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
         **watch.summary(),
     }
-    if save is not None and parallel.is_main():
+    if save is not None and processes.is_main():
         save(out)
     return summary
 
@@ -137,9 +137,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def _earlier(checkpoint: Path) -> dict[str, float]:
     """What led to a checkpoint. Raises RunError if other processes than these would go on from it."""
     content: dict[str, float] = orjson.loads((checkpoint / ELAPSED).read_bytes())
-    if content["processes"] != parallel.world():
+    if content["processes"] != processes.world():
         raise RunError(
-            f"{checkpoint} was written by {content['processes']} processes and this run has {parallel.world()}: start as "
+            f"{checkpoint} was written by {content['processes']} processes and this run has {processes.world()}: start as "
             f"many, or delete {checkpoint.parent}"
         )
     return content
@@ -158,7 +158,7 @@ class _Share(Dataset[dict[str, Any]]):
         return self._count
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        place = number * parallel.world() + parallel.rank()
+        place = number * processes.world() + processes.rank()
         if place < len(self._batches):
             return self._batches[place]
         batch = self._batches[0]
@@ -239,14 +239,14 @@ class _Trainer(TimedTrainer):
             self.train_dataset, batch_size=1, collate_fn=self.data_collator, shuffle=False
         )
         # of several processes each has its own batches already
-        return loader if parallel.world() > 1 else self.accelerator.prepare(loader)
+        return loader if processes.world() > 1 else self.accelerator.prepare(loader)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
-        total = sum(parallel.share(float(sum(batch["count"] for batch in batch_samples))))
+        total = sum(processes.share(float(sum(batch["count"] for batch in batch_samples))))
         self.targets += total
-        return torch.tensor(total / parallel.world(), device=device)  # gradients are averaged over the processes
+        return torch.tensor(total / processes.world(), device=device)  # gradients are averaged over the processes
 
     def compute_loss(
         self,
@@ -260,7 +260,7 @@ class _Trainer(TimedTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         weights = trained_weights(self.model)
-        if parallel.is_main():
+        if processes.is_main():
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             save_file(weights, folder / "model.safetensors")
@@ -272,7 +272,7 @@ class _Trainer(TimedTrainer):
         super()._save_optimizer_and_scheduler(output_dir)
         if is_sharded(self.model):
             state = optimizer_state(self.model, self.optimizer.optimizer)
-            if parallel.is_main():
+            if processes.is_main():
                 torch.save(state, Path(output_dir) / "optimizer.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -286,12 +286,12 @@ class _Trainer(TimedTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         pause = time.perf_counter()
         super()._save_checkpoint(model, trial)
-        parallel.wait()  # each process wrote its random state
-        if parallel.is_main():
+        processes.wait()  # each process wrote its random state
+        if processes.is_main():
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             aside = self.aside + time.perf_counter() - pause
             elapsed = {"seconds": self.seconds(), "aside": aside, "targets": self.targets}
-            elapsed["processes"] = parallel.world()
+            elapsed["processes"] = processes.world()
             write_atomically(folder / ELAPSED, orjson.dumps(elapsed))
             write_atomically(folder / MANIFEST, orjson.dumps(hashes(folder)))
         self.aside += time.perf_counter() - pause

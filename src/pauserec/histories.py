@@ -14,8 +14,8 @@ from pauserec.data.clean import BadValueError, clean_id, clean_order, clean_time
 from pauserec.data.layouts import EventLayout, open_like_events
 from pauserec.data.tables import Row, Table
 from pauserec.errors import DataError
-from pauserec.files import parquet, same_file, write_atomically
 from pauserec.records import Recommendations
+from pauserec.runs.files import parquet, same_file, write_atomically
 
 COLUMNS = ("user_id", "item_id")
 

@@ -18,7 +18,7 @@ from pauserec.data.splits import load_dataset
 from pauserec.errors import RecipeError, RunError
 from pauserec.records import Dataset, FloatArray, IntArray, Item, Offer, Recommendations, Recommender, Scored
 from pauserec.results import counted_test, model_test, open_finished
-from pauserec.run_folder import Run
+from pauserec.runs.folder import Run
 from pauserec.semantic_ids.codes import SemanticIds
 
 BLOCK = 4096

@@ -5,7 +5,7 @@ from typing import Any
 
 from pauserec.config import Recipe
 from pauserec.evaluation.table import TableRow
-from pauserec.run_folder import FinishedStep
+from pauserec.runs.folder import FinishedStep
 
 
 def table_rows(recipe: Recipe, content: Mapping[str, Any], tested: Mapping[str, FinishedStep]) -> list[TableRow]:

@@ -5,7 +5,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pauserec import parallel
 from pauserec.assets.named import check_name, local_files, model_path
 from pauserec.baselines.trained import load_baseline, train_baseline
 from pauserec.config import (
@@ -22,12 +21,10 @@ from pauserec.config import (
 from pauserec.data.splits import check_raw, load_dataset, prepare, raw_files
 from pauserec.errors import RecipeError, RunError
 from pauserec.evaluation.evaluate import Result, Seen
-from pauserec.files import read_json
 from pauserec.fit import check_trackers
 from pauserec.ledger import fit_of
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.pretrained import shape_and_tokenizer
-from pauserec.place import RECIPE, alone, check_place, recipe_put_back
 from pauserec.records import Split
 from pauserec.report import REPORT, write_report
 from pauserec.results import (
@@ -45,7 +42,10 @@ from pauserec.results import (
     open_finished,
     ranking_of,
 )
-from pauserec.run_folder import FinishedStep, Run
+from pauserec.runs import processes
+from pauserec.runs.files import read_json
+from pauserec.runs.folder import FinishedStep, Run
+from pauserec.runs.place import RECIPE, alone, check_place, recipe_put_back
 from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.semantic_ids.embed import embed_items
@@ -71,7 +71,7 @@ def run(
         folder = Run.open(recipe, out, redo)
         folder.on_step = on_step
         tested = steps(folder)
-        return parallel.agree(lambda: _finish(folder, tested))
+        return processes.agree(lambda: _finish(folder, tested))
 
 
 def steps(folder: Run) -> dict[str, FinishedStep]:
@@ -143,7 +143,7 @@ def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> None:
     if recipe.makes_ids and (before is None or before.embedder.name != recipe.embedder.name):
         check_name(recipe.embedder.name, "embedder", "embedder.name")
     if recipe.stages and (before is None or before.model != recipe.model):
-        parallel.agree(lambda: _check_backbone(recipe.model))
+        processes.agree(lambda: _check_backbone(recipe.model))
 
 
 def _check_backbone(model: ModelConfig) -> None:

@@ -34,7 +34,7 @@ from pauserec.losses import CHUNK
 from pauserec.pipeline import check_before, job_of
 from pauserec.pipeline import steps as all_steps
 from pauserec.records import Dataset
-from pauserec.run_folder import FinishedStep, Run, StepFunction
+from pauserec.runs.folder import FinishedStep, Run, StepFunction
 from pauserec.semantic_ids.assign import add_digit, check_capacity
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens

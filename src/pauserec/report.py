@@ -18,8 +18,8 @@ from markupsafe import Markup
 from pauserec import figures
 from pauserec.evaluation.metrics import METRICS
 from pauserec.evaluation.table import HEADINGS
-from pauserec.files import write_atomically
 from pauserec.records import FloatArray
+from pauserec.runs.files import write_atomically
 
 REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"

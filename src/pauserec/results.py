@@ -10,7 +10,6 @@ import orjson
 import polars as pl
 from pydantic import Field
 
-from pauserec import parallel
 from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.baselines.popularity import Popularity
 from pauserec.baselines.trained import load_baseline
@@ -29,12 +28,13 @@ from pauserec.data.splits import load_dataset
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, evaluate
 from pauserec.evaluation.ranks import SCHEMA, write_ranks
-from pauserec.files import MANIFEST, file_hash, read_table, write_atomically, write_table
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
-from pauserec.place import RECIPE, rerun
 from pauserec.records import Dataset, FinalFit, Recommender, Split
-from pauserec.run_folder import FinishedStep, Run
+from pauserec.runs import processes
+from pauserec.runs.files import MANIFEST, file_hash, read_table, write_atomically, write_table
+from pauserec.runs.folder import FinishedStep, Run
+from pauserec.runs.place import RECIPE, rerun
 from pauserec.semantic_ids.codes import SemanticIds
 
 RESULT = "result.json"
@@ -187,7 +187,7 @@ def evaluate_counted(
     recommender = job.fit(dataset)
     seconds = time.perf_counter() - begin
     results = held_out(job, recommender, dataset)
-    if parallel.is_main():
+    if processes.is_main():
         _write(job.name, results, dataset, out, {})
     return {"fit_seconds": round(seconds, 3)}
 
@@ -199,7 +199,7 @@ def evaluate_trained(
     dataset = load_dataset(dataset_step.path)
     recommender = load_baseline(trained.path)
     results = held_out(job, recommender, dataset)
-    if parallel.is_main():
+    if processes.is_main():
         _write(job.name, results, dataset, out, {})
     return {"fit_seconds": trained.summary["training_seconds"]}
 
@@ -217,7 +217,7 @@ def evaluate_model(
     dataset = load_dataset(dataset_step.path)
     recommender = job.recommender(checkpoint, SemanticIds.load(ids_step.path), dataset)
     results = held_out(job, recommender, dataset)
-    if parallel.is_main():
+    if processes.is_main():
         _write(job.name, results, dataset, out, recommender.kernels)
 
 

@@ -18,13 +18,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pauserec import parallel
+from pauserec.runs import processes
 
 
 def shard(module: nn.Module, layers: Iterable[nn.Module]) -> None:
     """Part `module` among the processes: each of `layers` is gathered for its own pass, all else while `module` runs."""
     device = next(module.parameters()).device
-    mesh = init_device_mesh(device.type, (parallel.world(),))
+    mesh = init_device_mesh(device.type, (processes.world(),))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(module, mesh=mesh, reshard_after_forward=False)

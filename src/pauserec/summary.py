@@ -13,13 +13,13 @@ import transformers
 from safetensors import safe_open
 
 from pauserec.data.splits import load_dataset
-from pauserec.files import read_table
 from pauserec.ledger import table_rows
 from pauserec.llm.model import ADDED_ROWS
 from pauserec.records import Dataset, FloatArray
 from pauserec.report import EmbeddingRows, Example, ReportContent, ShownItem, read_log
 from pauserec.results import RANKS
-from pauserec.run_folder import FinishedStep, Run
+from pauserec.runs.files import read_table
+from pauserec.runs.folder import FinishedStep, Run
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.pause_pretrain import ROW
 

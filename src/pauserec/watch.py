@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from pauserec import parallel
 from pauserec.config import TrainingSettings
 from pauserec.errors import PauserecError, RunError
 from pauserec.evaluation.validation import METRIC
-from pauserec.files import write_atomically
+from pauserec.runs import processes
+from pauserec.runs.files import write_atomically
 from pauserec.sharding import fill, whole
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -141,7 +141,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Show the bar."""
-        if parallel.is_main():
+        if processes.is_main():
             self._bar.start()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
@@ -164,18 +164,18 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if self._validate is None or state.global_step not in self._schedule:
             return
         pause = time.perf_counter()
-        metrics = parallel.share(self._validate())[0]  # a tie may be broken otherwise on another GPU
+        metrics = processes.share(self._validate())[0]  # a tie may be broken otherwise on another GPU
         self._trainer.model.train()
         self._log(global_step=state.global_step, **metrics)
         best = max((score[METRIC] for score in self._scores), default=-1.0)
         if metrics[METRIC] > best:
             weights = trained_weights(self._trainer.model)
-            if parallel.is_main():
+            if processes.is_main():
                 temporary = self._folder / "best.tmp"
                 save_file(weights, temporary)
                 temporary.replace(self._best_file(state.global_step))
         self._scores.append({"step": state.global_step, **metrics})
-        if parallel.is_main():
+        if processes.is_main():
             write_atomically(self._scores_file, orjson.dumps(self._scores))
             self._forget_worse()
         self._trainer.aside += time.perf_counter() - pause
@@ -201,10 +201,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def load_best(self, module: nn.Module) -> None:
         """Leave the weights with the best validation score in the module."""
-        parallel.wait()
+        processes.wait()
         if self._scores:
             load_trained(module, self._best_file(self._best(self._scores)["step"]))
-        parallel.wait()
+        processes.wait()
 
     def summary(self) -> dict[str, Any]:
         """The validations made and which of them was best."""

@@ -27,7 +27,7 @@ from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, Item, Offer
-from pauserec.run_folder import FinishedStep
+from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import train_next_item
 

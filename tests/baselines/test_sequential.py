@@ -17,7 +17,7 @@ from pauserec.data.batches import IGNORE
 from pauserec.errors import RecipeError, RunError
 from pauserec.pipeline import reevaluate, run
 from pauserec.plan import make_plan
-from pauserec.run_folder import Run
+from pauserec.runs.folder import Run
 from pauserec.semantic_ids.embed import centred, embed_items, load_vectors
 
 

@@ -17,9 +17,9 @@ from safetensors.numpy import save_file
 from pauserec.config import DataConfig, QuantizerConfig
 from pauserec.data.splits import load_dataset, prepare
 from pauserec.errors import RunError, SemanticIdError
-from pauserec.files import MANIFEST
 from pauserec.records import Dataset
-from pauserec.run_folder import RESUMING
+from pauserec.runs.files import MANIFEST
+from pauserec.runs.folder import RESUMING
 from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.codebooks import CODEBOOKS, Codebooks
 from pauserec.semantic_ids.codes import SemanticIds

@@ -16,7 +16,7 @@ from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.tree import Document, TreePass
 from pauserec.pipeline import job_of
 from pauserec.records import Dataset, Item
-from pauserec.run_folder import FinishedStep
+from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.implicit_sft import implicit_sft

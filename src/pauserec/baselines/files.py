@@ -12,7 +12,7 @@ from torch import nn
 from pauserec.baselines.popularity import WEIGHTS
 from pauserec.config import Baseline, BaselineJob, BaselineSettings
 from pauserec.errors import RunError
-from pauserec.files import write_atomically
+from pauserec.runs.files import write_atomically
 
 SETTINGS = "settings.json"
 

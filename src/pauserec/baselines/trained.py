@@ -9,7 +9,7 @@ from pauserec.baselines.generative import TigerRecommender, fit_tiger
 from pauserec.baselines.sequential import SequentialRecommender, fit_sequential
 from pauserec.config import BaselineJob, TigerConfig
 from pauserec.data.splits import load_dataset
-from pauserec.run_folder import FinishedStep
+from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 
 

@@ -11,7 +11,7 @@ from pauserec.data.quarantine import Counts, write_quarantine
 from pauserec.data.sources import read_raw
 from pauserec.data.splits import describe
 from pauserec.errors import DataError
-from pauserec.files import same_file
+from pauserec.runs.files import same_file
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,9 +14,9 @@ import polars as pl
 from pauserec.config.settings import NAME
 from pauserec.data.splits import load_dataset
 from pauserec.errors import DataError, RunError
-from pauserec.files import write_atomically, write_table
 from pauserec.records import Dataset
-from pauserec.run_folder import Run
+from pauserec.runs.files import write_atomically, write_table
+from pauserec.runs.folder import Run
 
 FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from pauserec.data.tables import Row
-from pauserec.files import write_atomically
+from pauserec.runs.files import write_atomically
 
 RAW_CHARS = 500
 """Characters of a row's text that the quarantine file shows."""

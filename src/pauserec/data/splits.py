@@ -23,8 +23,8 @@ from pauserec.data.layouts import files_in, find_files, open_events, open_items,
 from pauserec.data.quarantine import write_quarantine
 from pauserec.data.sources import Raw, read_raw
 from pauserec.errors import DataError
-from pauserec.files import read_table, write_atomically, write_table
 from pauserec.records import Dataset, IntArray, Item
+from pauserec.runs.files import read_table, write_atomically, write_table
 
 ITEMS, HISTORIES, QUARANTINE, REPORT = "items.parquet", "histories.parquet", "quarantine.jsonl", "report.json"
 

@@ -18,7 +18,7 @@ from pauserec.data.clean import Float32
 from pauserec.data.json_lines import parse_record
 from pauserec.data.lines import Line, Lines, read_lines
 from pauserec.errors import DataError
-from pauserec.files import read_table
+from pauserec.runs.files import read_table
 
 DELIMITERS = ("\t", ",", ";", "|")
 MAX_RECORD_LINES = 200

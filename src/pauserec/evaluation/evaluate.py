@@ -9,10 +9,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pauserec import parallel
 from pauserec.errors import DataError, RecipeError
 from pauserec.evaluation.metrics import CUTOFFS, summarise, target_ranks
 from pauserec.records import HELD_OUT, Dataset, History, IntArray, Ranking, Recommender, Split
+from pauserec.runs import processes
 
 Seen = Literal["keep", "drop"]
 CHUNK = 256
@@ -92,8 +92,8 @@ def evaluate(
     histories = _histories(dataset, split, users)
     if not histories:
         raise DataError(f"no user has a {split} target: the data needs histories of more than {HELD_OUT[split]} items")
-    shares = _chunks(len(histories), chunk, parallel.world() if share else 1)
-    own = shares[parallel.rank() if share else 0]
+    shares = _chunks(len(histories), chunk, processes.world() if share else 1)
+    own = shares[processes.rank() if share else 0]
     tops: list[IntArray] = []
     seconds = 0.0
     for begin, stop in _progress(own, label):
@@ -105,11 +105,11 @@ def evaluate(
             raise ValueError(f"recommender gave items of shape {ranking.items.shape}, not {(len(inputs), top_k)}")
         tops.append(ranking.items)
     top = np.full((len(histories), top_k), -1, dtype=np.int64)
-    for chunks, found in zip(shares, parallel.share(tops) if share else [tops], strict=True):
+    for chunks, found in zip(shares, processes.share(tops) if share else [tops], strict=True):
         for (begin, stop), items in zip(chunks, found, strict=True):
             top[begin:stop] = items
     if share:
-        seconds = sum(parallel.share(seconds))
+        seconds = sum(processes.share(seconds))
     return _result(histories, top, dataset, split, seen, seconds, (bootstrap, seed))
 
 
@@ -168,7 +168,7 @@ def _progress(spans: list[tuple[int, int]], label: str) -> Iterator[tuple[int, i
     console = Console(stderr=True)
     bar = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
     task = bar.add_task(label, total=sum(stop - begin for begin, stop in spans))
-    start, shown = time.perf_counter(), console.is_terminal and parallel.is_main()
+    start, shown = time.perf_counter(), console.is_terminal and processes.is_main()
     try:
         for begin, stop in spans:
             yield begin, stop

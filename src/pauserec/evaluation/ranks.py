@@ -8,9 +8,9 @@ import polars as pl
 
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result
-from pauserec.files import read_table, write_table
-from pauserec.place import rerun
 from pauserec.records import Dataset, IntArray, Split
+from pauserec.runs.files import read_table, write_table
+from pauserec.runs.place import rerun
 
 SCHEMA = pl.Schema(
     {

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pauserec.config import LoraSettings, ModelConfig
 from pauserec.errors import ModelError
-from pauserec.files import write_atomically
 from pauserec.llm.fused import FusedBackbone, can_fuse
 from pauserec.llm.packed import PackedLinear, can_pack, pack_linears
 from pauserec.llm.tree import IMPLEMENTATION, Extension, Pass
 from pauserec.llm.vocabulary import Vocabulary, find_vocabulary
 from pauserec.losses import Head
+from pauserec.runs.files import write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 
 PAD_ROWS_TO = 64

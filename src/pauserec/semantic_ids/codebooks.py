@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from pauserec.errors import RunError
-from pauserec.files import write_atomically
 from pauserec.records import FloatArray, IntArray
+from pauserec.runs.files import write_atomically
 
 CODEBOOKS = "codebooks.safetensors"
 _CHUNK = 16384

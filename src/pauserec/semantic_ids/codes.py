@@ -16,8 +16,8 @@ import orjson
 from safetensors.numpy import save
 
 from pauserec.errors import RunError, SemanticIdError
-from pauserec.files import write_atomically
 from pauserec.records import FloatArray, IntArray
+from pauserec.runs.files import write_atomically
 from pauserec.semantic_ids.assign import MAX_LEVELS, FreeCodes
 from pauserec.semantic_ids.codebooks import Codebooks, read_tensors
 from pauserec.semantic_ids.quality import report

@@ -13,8 +13,8 @@ from safetensors.numpy import save
 
 from pauserec.config import EmbedderConfig
 from pauserec.errors import AssetError, RunError
-from pauserec.files import write_atomically
 from pauserec.records import FloatArray, Item, Step
+from pauserec.runs.files import write_atomically
 from pauserec.semantic_ids.codebooks import read_tensors
 from pauserec.semantic_ids.cooccurrence import cooccurrence_vectors
 

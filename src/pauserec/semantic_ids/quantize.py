@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 
-from pauserec import parallel
 from pauserec.config import QuantizerConfig
-from pauserec.files import write_atomically
 from pauserec.records import Dataset, FloatArray
+from pauserec.runs import processes
+from pauserec.runs.files import write_atomically
 from pauserec.semantic_ids.assign import add_digit, reassign
 from pauserec.semantic_ids.codebooks import Codebooks
 from pauserec.semantic_ids.codes import SemanticIds
@@ -44,7 +44,7 @@ def write_ids(
 ) -> dict[str, Any]:
     """Write the ID table, the codebooks and `quality.json` into `out`; gives the step's summary."""
     ids, quality = unique_ids(config, vectors, codebooks, dataset)
-    if parallel.is_main():
+    if processes.is_main():
         codebooks.save(out)
         write_atomically(out / QUALITY, orjson.dumps(quality, option=orjson.OPT_INDENT_2))
         ids.save(out)

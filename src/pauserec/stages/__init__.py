@@ -1,6 +1,6 @@
 """The stages of training, by the `kind` a recipe names."""
 
-from pauserec.run_folder import StepFunction
+from pauserec.runs.folder import StepFunction
 from pauserec.stages.continual_pretrain import continual_pretrain
 from pauserec.stages.implicit_sft import implicit_sft
 from pauserec.stages.pause_pretrain import pause_pretrain

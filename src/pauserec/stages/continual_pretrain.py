@@ -14,7 +14,7 @@ from pauserec.data.splits import load_dataset
 from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device
 from pauserec.llm.prompts import Corpus
-from pauserec.run_folder import FinishedStep
+from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.cost import with_cost

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 import torch
 
-from pauserec import parallel
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.rate import matrix_rate
+from pauserec.runs import processes
 
 
 def with_cost(
@@ -32,5 +32,5 @@ def with_cost(
     return {
         **summary,
         "model_flops": float(work),
-        "mfu": round(work / tokens * summary["tokens_per_second"] / (rate * parallel.world()), 4),
+        "mfu": round(work / tokens * summary["tokens_per_second"] / (rate * processes.world()), 4),
     }

@@ -23,7 +23,7 @@ from pauserec.llm.model import LanguageModel, best_device
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import IntArray
-from pauserec.run_folder import FinishedStep
+from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.sharding import gathered, is_sharded
 from pauserec.stages.cost import with_cost

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from pauserec import parallel
 from pauserec.config import LanguageTraining, ModelConfig
 from pauserec.data.batches import IGNORE
 from pauserec.errors import ModelError
@@ -14,6 +13,7 @@ from pauserec.llm.flex import tree_pass
 from pauserec.llm.model import LanguageModel, best_device, use_bfloat16
 from pauserec.llm.tree import Document
 from pauserec.losses import codebook_softmax_loss, full_softmax_loss
+from pauserec.runs import processes
 from pauserec.sharding import shard
 
 
@@ -49,7 +49,7 @@ class Objective(nn.Module):
         if settings.compile:
             for layer in model.hf.base_model.layers:
                 layer.mlp.compile(dynamic=True)
-        if settings.sharding == "fsdp2" and parallel.world() > 1:
+        if settings.sharding == "fsdp2" and processes.world() > 1:
             shard(self, model.hf.base_model.layers)
 
     def _drop_in_layers(self, rate: float) -> None:

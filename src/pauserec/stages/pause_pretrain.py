@@ -21,7 +21,7 @@ from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device, save_rows
 from pauserec.llm.prompts import Corpus
 from pauserec.llm.vocabulary import Vocabulary
-from pauserec.run_folder import FinishedStep
+from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.cost import with_cost

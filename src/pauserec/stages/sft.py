@@ -12,7 +12,7 @@ from typing import Any
 from pauserec.config import NextItemJob
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format
-from pauserec.run_folder import FinishedStep
+from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import train_next_item
 from pauserec.stages.objective import seed_everything

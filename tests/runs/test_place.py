@@ -11,9 +11,9 @@ import pauserec
 from pauserec.config import Recipe
 from pauserec.errors import PauserecError, RunError
 from pauserec.pipeline import run
-from pauserec.place import check_place, rerun
 from pauserec.plan import make_plan
-from pauserec.run_folder import Run
+from pauserec.runs.folder import Run
+from pauserec.runs.place import check_place, rerun
 
 
 def test_raw_data_beside_a_recipe_are_not_taken_for_a_run(

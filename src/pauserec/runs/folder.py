@@ -17,11 +17,20 @@ from typing import Any, Self
 
 import orjson
 
-from pauserec import parallel
 from pauserec.config import Recipe, Settings
 from pauserec.errors import RecipeError, RunError
-from pauserec.files import MANIFEST, TEMPORARY, file_hash, fsync_folder, hashes, read_json, verify, write_atomically
-from pauserec.place import LOG, RECIPE, check_place, make_folder, rerun
+from pauserec.runs import processes
+from pauserec.runs.files import (
+    MANIFEST,
+    TEMPORARY,
+    file_hash,
+    fsync_folder,
+    hashes,
+    read_json,
+    verify,
+    write_atomically,
+)
+from pauserec.runs.place import LOG, RECIPE, check_place, make_folder, rerun
 
 STARTED = "started.json"
 WATCHING = "tensorboard"
@@ -66,11 +75,11 @@ class Run:
     def open(cls, recipe: Recipe, path: Path, redo: tuple[str, ...] = ()) -> Self:
         """Create the folder, or go on in it. Raises RunError if `path` holds something that is no run."""
         check_place(path)
-        parallel.wait()
-        if parallel.is_main():
+        processes.wait()
+        if processes.is_main():
             make_folder(path)
             write_atomically(path / RECIPE, recipe.dump().encode())
-        parallel.wait()
+        processes.wait()
         return cls(path, recipe, frozenset(redo))
 
     @classmethod
@@ -122,20 +131,20 @@ class Run:
 
         collective: all processes do it together, and it sees to it that only the first one writes. files: raw files it reads.
         """
-        if parallel.is_main():
+        if processes.is_main():
             self._publish(name)  # what a kill left between its manifest and its place
-        done = parallel.agree(lambda: self.is_done(name, settings, inputs, files))
+        done = processes.agree(lambda: self.is_done(name, settings, inputs, files))
         self.on_step(name, done)
         if not done:
             partial = self.path / f"{name}.partial"
-            if parallel.is_main():
+            if processes.is_main():
                 self._open(name, partial, self.fingerprint(name, settings, inputs), _contents(inputs, files))
-            parallel.wait()
-            if parallel.is_main():
+            processes.wait()
+            if processes.is_main():
                 self._do(name, partial, function, settings, inputs)
             elif collective:
                 function(settings, *inputs, out=partial, log=lambda **_: None)
-            parallel.wait()
+            processes.wait()
             self.steps.pop(name, None)
             self._redo.discard(name)
         return self.finished(name)

@@ -7,8 +7,8 @@ import pytest
 
 from pauserec.config import Recipe, Settings
 from pauserec.errors import RunError
-from pauserec.place import alone
-from pauserec.run_folder import FinishedStep, Run
+from pauserec.runs.folder import FinishedStep, Run
+from pauserec.runs.place import alone
 
 RECIPE = Recipe(name="r")
 
@@ -203,7 +203,7 @@ def test_a_step_killed_after_its_work_resumes_it(tmp_path: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pauserec.run_folder.hashes", killed)
+        patch.setattr("pauserec.runs.folder.hashes", killed)
         with pytest.raises(KeyboardInterrupt):
             Run.open(RECIPE, tmp_path / "run").step("a", trains, Number(value=1))
     finished = Run.open(RECIPE, tmp_path / "run").step("a", trains, Number(value=1))

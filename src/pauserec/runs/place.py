@@ -8,10 +8,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pauserec import parallel
 from pauserec.config import Recipe
 from pauserec.errors import PauserecError, RunError
-from pauserec.files import TEMPORARY, write_atomically
+from pauserec.runs import processes
+from pauserec.runs.files import TEMPORARY, write_atomically
 
 RECIPE = "recipe.toml"
 LOG = "log.jsonl"
@@ -57,7 +57,7 @@ def alone(path: Path) -> Iterator[None]:
     Whatever ends this process frees the folder. Of several processes that run together, the first keeps it.
     """
     check_place(path)
-    if not parallel.is_main():
+    if not processes.is_main():
         yield
         return
     make_folder(path)
@@ -79,7 +79,7 @@ def alone(path: Path) -> Iterator[None]:
 def recipe_put_back(path: Path) -> Iterator[None]:
     """Where a run is refused, its folder keeps the recipe it had: else a finished one would be a failed one's from now on."""
     recipe = path / RECIPE
-    before = recipe.read_bytes() if recipe.exists() and parallel.is_main() else None
+    before = recipe.read_bytes() if recipe.exists() and processes.is_main() else None
     try:
         yield
     except PauserecError:

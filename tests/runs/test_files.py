@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pauserec.files import same_file, write_atomically
+from pauserec.runs.files import same_file, write_atomically
 
 
 def test_a_link_stays_one_and_what_it_names_is_written(tmp_path: Path) -> None:
