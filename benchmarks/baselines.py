@@ -18,7 +18,7 @@ from typing import Any
 from measure import arguments, report
 
 from pauserec.config import Recipe
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.evaluation.validation import METRIC, validation_users
 
 RECIPE, NAME = "baselines/sasrec", "sasrec"

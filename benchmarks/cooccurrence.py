@@ -15,7 +15,7 @@ from measure import arguments, report
 
 from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.config import CooccurrenceSettings
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.errors import PauserecError
 from pauserec.evaluation.evaluate import evaluate
 from pauserec.records import Split

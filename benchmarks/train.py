@@ -18,7 +18,7 @@ from measure import arguments, product_rate, random_ids, report
 from train_parts import PARTS
 
 from pauserec.config import DataConfig, ModelConfig
-from pauserec.data.splits import load_dataset, prepare
+from pauserec.data.dataset import load_dataset, prepare
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.runs.folder import FinishedStep
 

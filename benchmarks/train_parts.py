@@ -21,7 +21,7 @@ from pauserec.config import (
     SftConfig,
 )
 from pauserec.data.batches import IGNORE, Sample, collate, pack
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel, bfloat16_is_fast
 from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.tree import Document, TreePass

@@ -15,7 +15,7 @@ from rich.console import Console
 from commands import cli
 from pauserec.compare import compare
 from pauserec.config import Recipe
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.errors import RunError
 from pauserec.pipeline import reevaluate, run
 from pauserec.published import published

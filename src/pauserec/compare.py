@@ -13,7 +13,7 @@ import orjson
 
 from pauserec.baselines.popularity import count_events
 from pauserec.comparison import Comparison, Row, check_protocol, merged
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Seen
 from pauserec.evaluation.metrics import METRICS, bootstrap_ci, per_user

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from pauserec.assets import named
 from pauserec.config import EvaluatedModel, Recipe
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.errors import RunError
 from pauserec.llm.model import ADDED_ROWS
 from pauserec.llm.prompts import Format, Prompts

@@ -10,9 +10,9 @@ import orjson
 import polars as pl
 
 from pauserec.config import DataConfig
-from pauserec.data.clean import BadValueError, clean_id, clean_order, clean_time
-from pauserec.data.layouts import EventLayout, open_like_events
-from pauserec.data.tables import Row, Table
+from pauserec.data.raw.clean import BadValueError, clean_id, clean_order, clean_time
+from pauserec.data.raw.layouts import EventLayout, open_like_events
+from pauserec.data.raw.rows import Row, Table
 from pauserec.errors import DataError
 from pauserec.records import Recommendations
 from pauserec.runs.files import parquet, same_file, write_atomically

@@ -14,7 +14,7 @@ from rich.progress import track
 from pauserec.baselines.popularity import Popularity
 from pauserec.baselines.trained import load_baseline
 from pauserec.config import EvaluatedModel
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.errors import RecipeError, RunError
 from pauserec.records import Dataset, FloatArray, IntArray, Item, Offer, Recommendations, Recommender, Scored
 from pauserec.results import counted_test, model_test, open_finished

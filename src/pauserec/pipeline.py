@@ -18,7 +18,7 @@ from pauserec.config import (
     Recipe,
     Stage,
 )
-from pauserec.data.splits import check_raw, load_dataset, prepare, raw_files
+from pauserec.data.dataset import check_raw, load_dataset, prepare, raw_files
 from pauserec.errors import RecipeError, RunError
 from pauserec.evaluation.evaluate import Result, Seen
 from pauserec.fit import check_trackers

@@ -24,7 +24,7 @@ from pauserec.config import (
     Settings,
     Stage,
 )
-from pauserec.data.splits import load_dataset, prepare
+from pauserec.data.dataset import load_dataset, prepare
 from pauserec.llm.model import best_device, use_bfloat16
 from pauserec.llm.pretrained import shape_and_tokenizer
 from pauserec.llm.prompts import Corpus, Format, Prompts

@@ -24,7 +24,7 @@ from pauserec.config import (
     Settings,
 )
 from pauserec.config.settings import LATER
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, evaluate
 from pauserec.evaluation.ranks import SCHEMA, write_ranks

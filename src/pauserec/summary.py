@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.ledger import table_rows
 from pauserec.llm.model import ADDED_ROWS
 from pauserec.records import Dataset, FloatArray

@@ -7,7 +7,7 @@ import pytest
 from pauserec.baselines.cooccurrence import Cooccurrence
 from pauserec.baselines.popularity import Popularity
 from pauserec.config import CooccurrenceSettings, DataConfig
-from pauserec.data.splits import load_dataset, prepare
+from pauserec.data.dataset import load_dataset, prepare
 from pauserec.evaluation.evaluate import evaluate
 from pauserec.records import Dataset
 

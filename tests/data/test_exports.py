@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pauserec.data.dataset import load_dataset
 from pauserec.data.exports import export, recbole
-from pauserec.data.splits import load_dataset
 from pauserec.errors import DataError, RunError
 from pauserec.records import Dataset, Item
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import pauserec
 from pauserec.config import PromptConfig
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.llm.decoder import decode
 from pauserec.llm.model import LanguageModel

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from pauserec.assets.named import embedder_path
 from pauserec.config import DataConfig, EmbedderConfig
-from pauserec.data.splits import prepare
+from pauserec.data.dataset import prepare
 from pauserec.errors import AssetError, RunError
 from pauserec.records import Dataset, Item
 from pauserec.runs.folder import FinishedStep

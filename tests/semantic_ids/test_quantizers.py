@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import save_file
 
 from pauserec.config import DataConfig, QuantizerConfig
-from pauserec.data.splits import load_dataset, prepare
+from pauserec.data.dataset import load_dataset, prepare
 from pauserec.errors import RunError, SemanticIdError
 from pauserec.records import Dataset
 from pauserec.runs.files import MANIFEST

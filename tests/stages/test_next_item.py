@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from pauserec.config import ImplicitSftConfig, LoraSettings, NextItemJob, PromptConfig, Recipe
 from pauserec.data.batches import IGNORE, Branch, Sample, collate
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.errors import ModelError
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format, Prompts

@@ -10,7 +10,7 @@ import torch
 
 from pauserec.config import PausePretrainConfig, PromptConfig, Recipe
 from pauserec.data.batches import Batches
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel, load_rows
 from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.tree import Document, TreePass

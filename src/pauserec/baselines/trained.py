@@ -8,7 +8,7 @@ from pauserec.baselines.files import read_settings
 from pauserec.baselines.generative import TigerRecommender, fit_tiger
 from pauserec.baselines.sequential import SequentialRecommender, fit_sequential
 from pauserec.config import BaselineJob, TigerConfig
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 

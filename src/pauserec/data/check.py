@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pauserec.config import DataConfig
-from pauserec.data.histories import build_histories
-from pauserec.data.layouts import find_files
-from pauserec.data.quarantine import Counts, write_quarantine
-from pauserec.data.sources import read_raw
-from pauserec.data.splits import describe
+from pauserec.data.dataset import describe
+from pauserec.data.raw.events import read_raw
+from pauserec.data.raw.layouts import find_files
+from pauserec.data.raw.quarantine import Counts, write_quarantine
+from pauserec.data.sequences import build_histories
 from pauserec.errors import DataError
 from pauserec.runs.files import same_file
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from pauserec.config.settings import NAME
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.errors import DataError, RunError
 from pauserec.records import Dataset
 from pauserec.runs.files import write_atomically, write_table

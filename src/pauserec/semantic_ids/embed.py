@@ -34,7 +34,7 @@ def embed_items(
 
     baseline_step: the trained baseline that `config.baseline` names; its folder holds item vectors under the same name.
     """
-    from pauserec.data.splits import load_dataset
+    from pauserec.data.dataset import load_dataset
 
     dataset = load_dataset(dataset_step.path)
     text = text_vectors(config, dataset.items)

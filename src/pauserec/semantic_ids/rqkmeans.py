@@ -26,7 +26,7 @@ def rqkmeans(
     config: QuantizerConfig, vectors_step: Step, dataset_step: Step, *, out: Path, log: Callable[..., None]
 ) -> dict[str, Any]:
     """The step `semantic_ids` by residual k-means: writes IDs, codebooks and quality report into `out`."""
-    from pauserec.data.splits import load_dataset
+    from pauserec.data.dataset import load_dataset
 
     vectors = load_vectors(vectors_step.path)
     if config.collisions == "reassign":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pauserec.config import CorpusJob, CptConfig
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device
 from pauserec.llm.prompts import Corpus

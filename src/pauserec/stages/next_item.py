@@ -14,7 +14,7 @@ import numpy as np
 
 from pauserec.config import NextItemJob
 from pauserec.data.batches import IGNORE, Batches, Branch, Sample, labelled
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.data.windows import spans
 from pauserec.errors import RecipeError
 from pauserec.evaluation.validation import validator

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pauserec.config import CorpusJob, PausePretrainConfig
-from pauserec.data.splits import load_dataset
+from pauserec.data.dataset import load_dataset
 from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device, save_rows
 from pauserec.llm.prompts import Corpus

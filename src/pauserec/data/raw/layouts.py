@@ -6,7 +6,7 @@ from typing import Literal
 
 from pauserec.assets import named
 from pauserec.config import Columns, DataConfig, ItemColumns
-from pauserec.data.tables import Table, open_table
+from pauserec.data.raw.rows import Table, open_table
 from pauserec.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".jsonl", ".ndjson", ".json")

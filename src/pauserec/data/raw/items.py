@@ -4,10 +4,10 @@ import html
 from typing import Any
 
 from pauserec.config import DataConfig
-from pauserec.data.clean import BadValueError, clean_categories, clean_id, clean_text
-from pauserec.data.layouts import ItemLayout
-from pauserec.data.quarantine import RAW_CHARS, Counts, Quarantined, quarantined
-from pauserec.data.tables import Row, Table
+from pauserec.data.raw.clean import BadValueError, clean_categories, clean_id, clean_text
+from pauserec.data.raw.layouts import ItemLayout
+from pauserec.data.raw.quarantine import RAW_CHARS, Counts, Quarantined, quarantined
+from pauserec.data.raw.rows import Row, Table
 from pauserec.records import Item
 
 DUPLICATE_ITEM = "duplicate item"

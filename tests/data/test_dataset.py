@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from pauserec.config import DataConfig
 from pauserec.data.check import check
-from pauserec.data.histories import build_histories, k_core
-from pauserec.data.splits import load_dataset, prepare
+from pauserec.data.dataset import load_dataset, prepare
+from pauserec.data.sequences import build_histories, k_core
 from pauserec.errors import DataError
 from pauserec.records import Dataset
 

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from pauserec.data.clean import Float32
-from pauserec.data.json_lines import parse_record
-from pauserec.data.lines import Line, Lines, read_lines
+from pauserec.data.raw.clean import Float32
+from pauserec.data.raw.json_lines import parse_record
+from pauserec.data.raw.lines import Line, Lines, read_lines
 from pauserec.errors import DataError
 from pauserec.runs.files import read_table
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import polars as pl
 
 from pauserec.config import DataConfig
-from pauserec.data.clean import BadValueError, clean_id, clean_order, clean_time
-from pauserec.data.items import read_items
-from pauserec.data.layouts import EventLayout, find_files, open_events, open_items
-from pauserec.data.quarantine import Counts, Quarantined, quarantined
-from pauserec.data.tables import Table
+from pauserec.data.raw.clean import BadValueError, clean_id, clean_order, clean_time
+from pauserec.data.raw.items import read_items
+from pauserec.data.raw.layouts import EventLayout, find_files, open_events, open_items
+from pauserec.data.raw.quarantine import Counts, Quarantined, quarantined
+from pauserec.data.raw.rows import Table
 from pauserec.records import Item
 
 DUPLICATE_EVENT, UNKNOWN_ITEM = "duplicate event", "unknown item"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pauserec.config import DataConfig
-from pauserec.data.sources import read_raw
-from pauserec.data.splits import check_raw
+from pauserec.data.dataset import check_raw
+from pauserec.data.raw.events import read_raw
 from pauserec.errors import DataError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from pauserec.data.tables import Row
+from pauserec.data.raw.rows import Row
 from pauserec.runs.files import write_atomically
 
 RAW_CHARS = 500

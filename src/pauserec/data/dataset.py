@@ -17,11 +17,11 @@ from polars.exceptions import PanicException, PolarsError
 
 from pauserec.assets.named import check_name
 from pauserec.config import DataConfig
-from pauserec.data.clean import ORDER_BAD
-from pauserec.data.histories import Histories, build_histories, id_hash
-from pauserec.data.layouts import files_in, find_files, open_events, open_items, own_folder
-from pauserec.data.quarantine import write_quarantine
-from pauserec.data.sources import Raw, read_raw
+from pauserec.data.raw.clean import ORDER_BAD
+from pauserec.data.raw.events import Raw, read_raw
+from pauserec.data.raw.layouts import files_in, find_files, open_events, open_items, own_folder
+from pauserec.data.raw.quarantine import write_quarantine
+from pauserec.data.sequences import Histories, build_histories, id_hash
 from pauserec.errors import DataError
 from pauserec.records import Dataset, IntArray, Item
 from pauserec.runs.files import read_table, write_atomically, write_table

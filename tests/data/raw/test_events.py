@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from pauserec.config import Columns, DataConfig
-from pauserec.data.sources import Raw, read_raw
+from pauserec.data.raw.events import Raw, read_raw
 from pauserec.errors import DataError
 
 TITLES = "item_id,title\n" + "".join(f"{name},Title {name}\n" for name in "abcdef")
