@@ -33,8 +33,8 @@ from pauserec.llm.prompts import Format, Prompts
 from pauserec.records import Item
 from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.watch import peak_memory as most_memory
-from pauserec.watch import resident_memory
+from pauserec.training.watch import peak_memory as most_memory
+from pauserec.training.watch import resident_memory
 
 DEVICE = best_device()
 ITEMS = 12_101

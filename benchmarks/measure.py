@@ -23,7 +23,7 @@ import orjson
 import torch
 
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.watch import forget_peak
+from pauserec.training.watch import forget_peak
 
 SIZES = (256, 256, 256, 256)
 RESULTS = Path(__file__).parent / "results"

@@ -20,7 +20,6 @@ from pauserec.config import (
     PromptConfig,
     SftConfig,
 )
-from pauserec.data.batches import IGNORE, Sample, collate, pack
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel, bfloat16_is_fast
 from pauserec.llm.prompts import Corpus, Format, Prompts
@@ -30,7 +29,8 @@ from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_documents, document_tokens
 from pauserec.stages.next_item import NextItemSamples, Window, windows
 from pauserec.stages.objective import Objective
-from pauserec.watch import peak_memory
+from pauserec.training.batches import IGNORE, Sample, collate, pack
+from pauserec.training.watch import peak_memory
 
 BATCH = 16
 """Samples of a padded batch."""

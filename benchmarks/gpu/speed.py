@@ -29,13 +29,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 
 from pauserec.assets import named
 from pauserec.config import SftConfig
-from pauserec.data.batches import IGNORE
 from pauserec.llm.graphs import Graphs
 from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast
 from pauserec.runs.files import read_json, write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective
+from pauserec.training.batches import IGNORE
 
 TOKENIZER = "smollm2-135m-q4"
 SHAPES = ("0.6b", "135m", "1.7b")

@@ -21,7 +21,6 @@ from pauserec.config import (
 from pauserec.data.dataset import check_raw, load_dataset, prepare, raw_files
 from pauserec.errors import RecipeError, RunError
 from pauserec.evaluation.evaluate import Result, Seen
-from pauserec.fit import check_trackers
 from pauserec.ledger import fit_of
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.pretrained import shape_and_tokenizer
@@ -52,6 +51,7 @@ from pauserec.semantic_ids.embed import embed_items
 from pauserec.stages import STAGES
 from pauserec.stages.objective import check_attention
 from pauserec.summary import report_content
+from pauserec.training.loop import check_trackers
 
 
 def run(

@@ -30,7 +30,6 @@ from pauserec.llm.pretrained import shape_and_tokenizer
 from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.rate import matrix_rate
 from pauserec.llm.vocabulary import Vocabulary, grow_tokenizer
-from pauserec.losses import CHUNK
 from pauserec.pipeline import check_before, job_of
 from pauserec.pipeline import steps as all_steps
 from pauserec.records import Dataset
@@ -40,7 +39,8 @@ from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.next_item import NextItemSamples
 from pauserec.stages.pause_pretrain import insert_pauses, word_starts
-from pauserec.watch import resident_memory
+from pauserec.training.losses import CHUNK
+from pauserec.training.watch import resident_memory
 
 EFFICIENCY = 0.5
 """Share of the matrix rate that training reaches, by experience; attention and small operations take the rest."""

@@ -17,9 +17,9 @@ from pauserec.baselines.rearec import Rearec
 from pauserec.baselines.tiger import Tiger
 from pauserec.baselines.trained import load_baseline
 from pauserec.config import BaselineJob, Recipe
-from pauserec.data.batches import IGNORE
 from pauserec.errors import RecipeError, RunError
 from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.training.batches import IGNORE
 
 ITEMS = 20
 

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from pauserec.llm.model import LanguageModel, cpu_doubles_bfloat16
 from pauserec.llm.tree import Document, TreePass
-from pauserec.losses import full_softmax_loss
 from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.training.losses import full_softmax_loss
 
 
 def test_padding_rows_are_no_part_of_the_softmax(base: Path, sixteen: SemanticIds) -> None:

@@ -14,7 +14,6 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from pauserec.config import ImplicitSftConfig, LoraSettings, NextItemJob, PromptConfig, Recipe
-from pauserec.data.batches import IGNORE, Branch, Sample, collate
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import ModelError
 from pauserec.llm.model import LanguageModel
@@ -24,6 +23,7 @@ from pauserec.records import Item
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import NextItemSamples, Window, windows
 from pauserec.stages.objective import Objective
+from pauserec.training.batches import IGNORE, Branch, Sample, collate
 
 SEQUENCE = np.array([3, 1, 4, 15, 9, 2, 6, 5])
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from pauserec.config import PausePretrainConfig, PromptConfig, Recipe
-from pauserec.data.batches import Batches
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel, load_rows
 from pauserec.llm.prompts import Corpus, Format, Prompts
@@ -22,6 +21,7 @@ from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_docume
 from pauserec.stages.implicit_sft import implicit_sft
 from pauserec.stages.objective import Objective
 from pauserec.stages.pause_pretrain import ROW, first_pause_row, insert_pauses, pause_pretrain, word_starts
+from pauserec.training.batches import Batches
 
 
 def finished(run: Path, *models: str) -> list[FinishedStep]:

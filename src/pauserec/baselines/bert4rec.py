@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from pauserec.baselines.item_model import ItemModel, MakeLoss
 from pauserec.config import Bert4recConfig
-from pauserec.data.batches import IGNORE
+from pauserec.training.batches import IGNORE
 
 
 class Bert4rec(ItemModel):

@@ -12,17 +12,17 @@ from pauserec.baselines.files import read_settings, read_weights, write_model
 from pauserec.baselines.sequential import Planned, padded
 from pauserec.baselines.tiger import Tiger, TigerScorer
 from pauserec.config import BaselineJob, TigerConfig
-from pauserec.data.batches import IGNORE
 from pauserec.data.windows import spans
 from pauserec.decoding.beam import beam_search
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.errors import RunError, SemanticIdError
 from pauserec.evaluation.metrics import CUTOFFS
 from pauserec.evaluation.validation import validator
-from pauserec.fit import fit
 from pauserec.llm.model import best_device, bfloat16_is_fast
 from pauserec.records import Dataset, IntArray, Offer, Ranking
 from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.training.batches import IGNORE
+from pauserec.training.loop import fit
 
 CHUNK = 64
 """Histories ranked at once."""

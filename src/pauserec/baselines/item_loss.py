@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from pauserec.config import SequentialSettings
-from pauserec.losses import Head, full_softmax_loss
+from pauserec.training.losses import Head, full_softmax_loss
 
 NEVER = -1e4
 """Score of a drawn item that is the target itself: finite, so that divergences between softmaxes are too."""

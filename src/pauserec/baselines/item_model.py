@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pauserec.baselines.item_loss import ItemLoss
 from pauserec.config import SequentialSettings
-from pauserec.data.batches import IGNORE
+from pauserec.training.batches import IGNORE
 
 MakeLoss = Callable[[Tensor], ItemLoss]
 """Targets [M] to their loss."""

@@ -17,7 +17,7 @@ from pauserec.baselines.item_loss import ItemLoss
 from pauserec.baselines.item_model import MakeLoss
 from pauserec.baselines.sasrec import Block, Sasrec
 from pauserec.config import RearecConfig
-from pauserec.data.batches import IGNORE
+from pauserec.training.batches import IGNORE
 
 Past = tuple[Tensor, Tensor]
 """Keys and values [B, H, n, t, d] of a place's own steps, in one block."""

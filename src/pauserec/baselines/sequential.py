@@ -22,15 +22,15 @@ from pauserec.baselines.item_model import ItemModel
 from pauserec.baselines.rearec import Rearec
 from pauserec.baselines.sasrec import Sasrec
 from pauserec.config import BaselineJob, SequentialSettings, TigerConfig
-from pauserec.data.batches import IGNORE
 from pauserec.errors import RecipeError, RunError
 from pauserec.evaluation.metrics import CUTOFFS
 from pauserec.evaluation.ranking import ranked
 from pauserec.evaluation.validation import validator
-from pauserec.fit import fit
 from pauserec.llm.model import best_device
 from pauserec.records import Dataset, IntArray, Offer, Ranking
 from pauserec.semantic_ids.embed import VECTORS
+from pauserec.training.batches import IGNORE
+from pauserec.training.loop import fit
 
 MODELS: dict[str, Callable[..., ItemModel]] = {
     "sasrec": Sasrec,

@@ -19,9 +19,9 @@ from pauserec.llm.fused import FusedBackbone, can_fuse
 from pauserec.llm.packed import PackedLinear, can_pack, pack_linears
 from pauserec.llm.tree import IMPLEMENTATION, Extension, Pass
 from pauserec.llm.vocabulary import Vocabulary, find_vocabulary
-from pauserec.losses import Head
 from pauserec.runs.files import write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.training.losses import Head
 
 PAD_ROWS_TO = 64
 # oneDNN keeps a kernel for every shape it met: packed batches and prompts hardly ever repeat theirs, so memory would grow

@@ -21,13 +21,13 @@ from torch.nn import functional as F
 from vector_quantize_pytorch import ResidualVQ
 
 from pauserec.config import QuantizerConfig, TrainingSettings
-from pauserec.fit import fit
 from pauserec.records import FloatArray, Step
 from pauserec.semantic_ids.assign import check_capacity
 from pauserec.semantic_ids.codebooks import Codebooks, nearest
 from pauserec.semantic_ids.embed import load_vectors
 from pauserec.semantic_ids.quantize import write_ids
 from pauserec.semantic_ids.rqkmeans import residual_kmeans
+from pauserec.training.loop import fit
 
 
 def rqvae(

@@ -11,7 +11,6 @@ from typing import Any
 
 from pauserec.config import CorpusJob, CptConfig
 from pauserec.data.dataset import load_dataset
-from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device
 from pauserec.llm.prompts import Corpus
 from pauserec.runs.folder import FinishedStep
@@ -19,6 +18,7 @@ from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective, seed_everything, trains_in_bfloat16
+from pauserec.training.loop import fit
 
 
 def continual_pretrain(

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from pauserec.data.batches import Batches, Sample, labelled
 from pauserec.llm.prompts import Corpus
 from pauserec.records import Dataset, IntArray
+from pauserec.training.batches import Batches, Sample, labelled
 
 Kind = Literal["text_first", "sid_first", "history"]
 

@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 
 from pauserec.config import NextItemJob
-from pauserec.data.batches import IGNORE, Batches, Branch, Sample, labelled
 from pauserec.data.dataset import load_dataset
 from pauserec.data.windows import spans
 from pauserec.errors import RecipeError
 from pauserec.evaluation.validation import validator
-from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import IntArray
 from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.sharding import gathered, is_sharded
 from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective, trains_in_bfloat16
+from pauserec.training.batches import IGNORE, Batches, Branch, Sample, labelled
+from pauserec.training.loop import fit
+from pauserec.training.sharding import gathered, is_sharded
 
 
 @dataclass(frozen=True)

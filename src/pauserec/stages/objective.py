@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from pauserec.config import LanguageTraining, ModelConfig
-from pauserec.data.batches import IGNORE
 from pauserec.errors import ModelError
 from pauserec.llm.flex import tree_pass
 from pauserec.llm.model import LanguageModel, best_device, use_bfloat16
 from pauserec.llm.tree import Document
-from pauserec.losses import codebook_softmax_loss, full_softmax_loss
 from pauserec.runs import processes
-from pauserec.sharding import shard
+from pauserec.training.batches import IGNORE
+from pauserec.training.losses import codebook_softmax_loss, full_softmax_loss
+from pauserec.training.sharding import shard
 
 
 def check_attention(settings: LanguageTraining) -> None:

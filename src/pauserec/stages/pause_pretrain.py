@@ -17,7 +17,6 @@ from torch import Tensor
 
 from pauserec.config import CorpusJob, PausePretrainConfig
 from pauserec.data.dataset import load_dataset
-from pauserec.fit import fit
 from pauserec.llm.model import LanguageModel, best_device, save_rows
 from pauserec.llm.prompts import Corpus
 from pauserec.llm.vocabulary import Vocabulary
@@ -26,6 +25,7 @@ from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective, seed_everything, trains_in_bfloat16
+from pauserec.training.loop import fit
 
 ROW = "pause_row.safetensors"
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pauserec.data.batches import IGNORE, Batches, Branch, Sample, collate, labelled, pack
 from pauserec.errors import RecipeError
+from pauserec.training.batches import IGNORE, Batches, Branch, Sample, collate, labelled, pack
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 

@@ -9,7 +9,7 @@ from test_parallel import processes
 from torch import distributed
 from transformers import AutoModelForCausalLM
 
-from pauserec.sharding import fill, gathered, is_sharded, restore, shard, whole
+from pauserec.training.sharding import fill, gathered, is_sharded, restore, shard, whole
 
 
 def test_a_sharded_step_equals_a_whole_one(tiny_model: Path) -> None:

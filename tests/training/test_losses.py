@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, linear
 
-from pauserec import losses
-from pauserec.losses import Head, codebook_softmax_loss, full_softmax_loss
+from pauserec.training import losses
+from pauserec.training.losses import Head, codebook_softmax_loss, full_softmax_loss
 
 
 @pytest.fixture

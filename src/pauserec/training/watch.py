@@ -24,7 +24,7 @@ from pauserec.errors import PauserecError, RunError
 from pauserec.evaluation.validation import METRIC
 from pauserec.runs import processes
 from pauserec.runs.files import write_atomically
-from pauserec.sharding import fill, whole
+from pauserec.training.sharding import fill, whole
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
