@@ -24,11 +24,11 @@ from pauserec.config import ModelConfig, PromptConfig
 from pauserec.decoding import beam
 from pauserec.decoding.beam import Beams
 from pauserec.decoding.catalogue import Catalogue
-from pauserec.llm.decoder import decode
-from pauserec.llm.graphs import Graphs
+from pauserec.llm.decode.decoder import decode
+from pauserec.llm.decode.graphs import Graphs
+from pauserec.llm.decode.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast
-from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.records import Item
 from pauserec.runs.folder import FinishedStep

@@ -23,7 +23,7 @@ from pauserec.config import (
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel, bfloat16_is_fast
 from pauserec.llm.prompts import Corpus, Format, Prompts
-from pauserec.llm.tree import Document, TreePass
+from pauserec.llm.tree.passes import Document, TreePass
 from pauserec.records import Dataset
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_documents, document_tokens

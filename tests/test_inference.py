@@ -9,8 +9,8 @@ import pytest
 
 import pauserec
 from pauserec.errors import RecipeError, RunError
-from pauserec.llm.cache import branch_tokens
-from pauserec.llm.decoder import decode
+from pauserec.llm.decode.decoder import decode
+from pauserec.llm.tree.cache import branch_tokens
 
 
 def test_recommend_says_what_happened_to_each_history(tiny_run: Path) -> None:

@@ -12,7 +12,7 @@ from pauserec.config import PausePretrainConfig, PromptConfig, Recipe
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel, load_rows
 from pauserec.llm.prompts import Corpus, Format, Prompts
-from pauserec.llm.tree import Document, TreePass
+from pauserec.llm.tree.passes import Document, TreePass
 from pauserec.pipeline import job_of
 from pauserec.records import Dataset, Item
 from pauserec.runs.folder import FinishedStep

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pauserec.config import LoraSettings, ModelConfig
 from pauserec.errors import ModelError
-from pauserec.llm.fused import FusedBackbone, can_fuse
-from pauserec.llm.packed import PackedLinear, can_pack, pack_linears
-from pauserec.llm.tree import IMPLEMENTATION, Extension, Pass
+from pauserec.llm.layers.fused import FusedBackbone, can_fuse
+from pauserec.llm.layers.packed import PackedLinear, can_pack, pack_linears
+from pauserec.llm.tree.passes import IMPLEMENTATION, Extension, Pass
 from pauserec.llm.vocabulary import Vocabulary, find_vocabulary
 from pauserec.runs.files import write_atomically
 from pauserec.semantic_ids.codes import SemanticIds

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pauserec.config import ModelConfig
 from pauserec.errors import ModelError
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.tree import Document, TreePass
+from pauserec.llm.tree.passes import Document, TreePass
 from pauserec.llm.vocabulary import Vocabulary
 
 TOLERANCE = 1e-3

@@ -17,8 +17,8 @@ import numpy as np
 
 from pauserec.config import PromptConfig
 from pauserec.errors import RecipeError
-from pauserec.llm.prefixes import MarkedPrompt
-from pauserec.llm.rationale import Rationales
+from pauserec.llm.decode.prefixes import MarkedPrompt
+from pauserec.llm.decode.rationale import Rationales
 from pauserec.llm.vocabulary import PlainText, Vocabulary
 from pauserec.records import IntArray, Item
 from pauserec.semantic_ids.codes import SemanticIds

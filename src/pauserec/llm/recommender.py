@@ -1,4 +1,4 @@
-"""A trained language model as a Recommender: histories become prompts, batches of prompts are decoded (llm/decoder.py)."""
+"""A trained language model as a Recommender: histories become prompts, batches of prompts are decoded (llm/decode/decoder.py)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,12 +10,12 @@ import torch
 
 from pauserec.config import DecodingConfig, ModelConfig, PromptConfig
 from pauserec.decoding.catalogue import Catalogue
-from pauserec.llm.cache import branch_tokens
-from pauserec.llm.decoder import decode
-from pauserec.llm.graphs import Graphs
+from pauserec.llm.decode.decoder import decode
+from pauserec.llm.decode.graphs import Graphs
+from pauserec.llm.decode.prefixes import PrefixStore
 from pauserec.llm.model import LanguageModel, best_device, use_bfloat16
-from pauserec.llm.prefixes import PrefixStore
 from pauserec.llm.prompts import Format, Prompts
+from pauserec.llm.tree.cache import branch_tokens
 from pauserec.records import IntArray, Item, Offer, Ranking
 from pauserec.semantic_ids.codes import SemanticIds
 

@@ -8,9 +8,9 @@ from torch.nn.functional import dropout
 
 from pauserec.config import LanguageTraining, ModelConfig
 from pauserec.errors import ModelError
-from pauserec.llm.flex import tree_pass
 from pauserec.llm.model import LanguageModel, best_device, use_bfloat16
-from pauserec.llm.tree import Document
+from pauserec.llm.tree.flex import tree_pass
+from pauserec.llm.tree.passes import Document
 from pauserec.runs import processes
 from pauserec.training.batches import IGNORE
 from pauserec.training.losses import codebook_softmax_loss, full_softmax_loss

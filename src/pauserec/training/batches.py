@@ -1,6 +1,6 @@
 """Training samples, packed without padding into batches of at most so many tokens.
 
-A sample is a trunk with branches (see llm/tree.py): token ids, and for each token the label of the next one or IGNORE.
+A sample is a trunk with branches (see llm/tree/passes.py): token ids, and for each token the label of the next one or IGNORE.
 The plan of all batches is fixed by the seed before the first step, so a resumed run meets the same batches.
 """
 

@@ -1,7 +1,7 @@
 """Requests on a GPU as CUDA graphs: a request's thousand small kernels are launched as one.
 
 Requests are rounded up to a few shapes, each of which is captured when it is first seen. The answers are those of
-llm/decoder.py: the padding is never seen, and the rows added to fill a batch are thrown away.
+llm/decode/decoder.py: the padding is never seen, and the rows added to fill a batch are thrown away.
 """
 
 import warnings
@@ -15,9 +15,9 @@ import torch
 
 from pauserec.decoding.beam import Beams, Normalise
 from pauserec.decoding.catalogue import Catalogue, Filter
-from pauserec.llm.fixed import FixedRequest, Shape
+from pauserec.llm.decode.fixed import FixedRequest, Shape
+from pauserec.llm.decode.prefixes import MarkedPrompt
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prefixes import MarkedPrompt
 
 TOKENS = 64
 """Prompts are padded to a multiple of so many tokens."""

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
-from pauserec.llm.packed import GatedLinear, joined
-from pauserec.llm.tree import Extension, Pass
+from pauserec.llm.layers.packed import GatedLinear, joined
+from pauserec.llm.tree.passes import Extension, Pass
 
 LAYERS = ("LlamaDecoderLayer", "Qwen3DecoderLayer")
 

@@ -1,6 +1,6 @@
 """A request of fixed shape: one function of tensors that never waits for the device, as CUDA graphs need it.
 
-The same search as llm/decoder.py, over prompts padded at their ends to one length. Everything that differs between two
+The same search as llm/decode/decoder.py, over prompts padded at their ends to one length. Everything that differs between two
 requests of a shape (tokens, lengths, what may be offered) stands in buffers that are written beforehand.
 
 Shapes: B requests, T tokens of the longest prompt a shape takes, H heads, G key/value heads, D head width.
@@ -15,10 +15,10 @@ from torch.nn.functional import pad
 
 from pauserec.decoding.beam import Beams, Normalise, beam_search
 from pauserec.decoding.catalogue import Catalogue, Filter
-from pauserec.llm.attention import attend, causal, lower, prepared
-from pauserec.llm.cache import TreeCache, branch_tokens
+from pauserec.llm.decode.scorer import LevelScorer, TwoLevelScorer
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.scorer import LevelScorer, TwoLevelScorer
+from pauserec.llm.tree.attention import attend, causal, lower, prepared
+from pauserec.llm.tree.cache import TreeCache, branch_tokens
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pauserec.llm.cache import ExtendPass, TreeCache
+from pauserec.llm.decode.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
+from pauserec.llm.tree.cache import ExtendPass, TreeCache
 
 
 def prefill(

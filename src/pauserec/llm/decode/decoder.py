@@ -12,13 +12,13 @@ import torch
 
 from pauserec.decoding.beam import Beams, Normalise, beam_search
 from pauserec.decoding.catalogue import Catalogue, Filter
-from pauserec.llm.cache import TreeCache, branch_tokens
-from pauserec.llm.graphs import Graphs
+from pauserec.llm.decode.graphs import Graphs
+from pauserec.llm.decode.prefill import prefill
+from pauserec.llm.decode.prefixes import MarkedPrompt, PrefixStore
+from pauserec.llm.decode.rationale import Rationales
+from pauserec.llm.decode.scorer import TwoLevelScorer
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prefill import prefill
-from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
-from pauserec.llm.rationale import Rationales
-from pauserec.llm.scorer import TwoLevelScorer
+from pauserec.llm.tree.cache import TreeCache, branch_tokens
 
 
 def decode(

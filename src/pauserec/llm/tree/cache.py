@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pauserec.decoding.beam import LOOK_AHEAD
 from pauserec.errors import ModelError
-from pauserec.llm.attention import attend, causal, lower, prepared
-from pauserec.llm.tree import Document, TreePass
+from pauserec.llm.tree.attention import attend, causal, lower, prepared
+from pauserec.llm.tree.passes import Document, TreePass
 
 
 def branch_tokens(beams: int, levels: int) -> int:

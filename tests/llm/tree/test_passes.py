@@ -12,8 +12,8 @@ from transformers import (
 )
 
 from pauserec.errors import ModelError
-from pauserec.llm.flex import FlexPass
-from pauserec.llm.tree import IMPLEMENTATION, LITTLE, MUCH, Document, Pass, TreePass
+from pauserec.llm.tree.flex import FlexPass
+from pauserec.llm.tree.passes import IMPLEMENTATION, LITTLE, MUCH, Document, Pass, TreePass
 
 SHAPE = {
     "hidden_size": 64,
@@ -64,7 +64,7 @@ def test_branches_equal_separate_sequences(
     padding: tuple[float, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pauserec.llm.tree.LITTLE", padding)
+    monkeypatch.setattr("pauserec.llm.tree.passes.LITTLE", padding)
     model = make(config)
     documents = [Document(12, ((5, 4), (12, 3), (8, 2))), Document(7), Document(9, ((9, 10),))]
     first, *rows = [torch.randint(0, 100, (n,)) for n in (opening, *(document.length for document in documents))]

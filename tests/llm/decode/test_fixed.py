@@ -18,13 +18,13 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 import pauserec
 from pauserec.decoding.beam import Beams, Normalise
 from pauserec.decoding.catalogue import Catalogue, Filter
-from pauserec.llm.attention import attend, fold
-from pauserec.llm.decoder import decode
-from pauserec.llm.fixed import FixedRequest
-from pauserec.llm.graphs import Graphs, Replay
+from pauserec.llm.decode.decoder import decode
+from pauserec.llm.decode.fixed import FixedRequest
+from pauserec.llm.decode.graphs import Graphs, Replay
+from pauserec.llm.decode.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.recommender import LLMRecommender
+from pauserec.llm.tree.attention import attend, fold
 from pauserec.llm.vocabulary import Vocabulary
 
 

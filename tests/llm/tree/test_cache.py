@@ -5,7 +5,7 @@ import torch
 from test_tree import CONFIGS, as_tree, make, separately
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from pauserec.llm.cache import BranchPass, ExtendPass, TreeCache
+from pauserec.llm.tree.cache import BranchPass, ExtendPass, TreeCache
 
 CPU = torch.device("cpu")
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from pauserec.errors import ModelError
-from pauserec.llm.attention import attend, blocks, causal, lower
+from pauserec.llm.tree.attention import attend, blocks, causal, lower
 
 IMPLEMENTATION = "pauserec_tree"
 
@@ -100,7 +100,7 @@ class _Bucket:
 
 @dataclass
 class TreePass:
-    """What the attention function needs to know about one pass over whole documents (llm/cache.py: over cached ones).
+    """What the attention function needs to know about one pass over whole documents (llm/tree/cache.py: over cached ones).
 
     opening: tokens at the row's start that every document begins with.
     """

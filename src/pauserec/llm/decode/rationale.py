@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pauserec.llm.cache import TreeCache
+from pauserec.llm.decode.prefill import extend
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prefill import extend
+from pauserec.llm.tree.cache import TreeCache
 
 
 @dataclass(frozen=True)

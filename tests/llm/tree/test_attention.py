@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pauserec.llm.attention import attend, ungrouped
+from pauserec.llm.tree.attention import attend, ungrouped
 
 
 @pytest.mark.parametrize("rows", [1, 3])

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import pauserec
-from pauserec.llm.cache import TreeCache
-from pauserec.llm.decoder import decode
-from pauserec.llm.prefill import prefill
-from pauserec.llm.prefixes import MarkedPrompt
-from pauserec.llm.rationale import Rationales
+from pauserec.llm.decode.decoder import decode
+from pauserec.llm.decode.prefill import prefill
+from pauserec.llm.decode.prefixes import MarkedPrompt
+from pauserec.llm.decode.rationale import Rationales
 from pauserec.llm.recommender import LLMRecommender
-from pauserec.llm.tree import Document, TreePass
+from pauserec.llm.tree.cache import TreeCache
+from pauserec.llm.tree.passes import Document, TreePass
 
 HISTORIES = [np.array(items) for items in ([3, 4, 5], [7], list(range(20, 34)))]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pauserec.decoding.beam import CodeScores
-from pauserec.llm.cache import BranchPass, TreeCache
 from pauserec.llm.model import LanguageModel
+from pauserec.llm.tree.cache import BranchPass, TreeCache
 
 HEAD_ROWS = 128
 """Hidden states whose logits over the whole vocabulary exist at once."""

@@ -12,9 +12,9 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
 
 import pauserec
 from pauserec.llm import packed
-from pauserec.llm.cache import BranchPass, ExtendPass, TreeCache
-from pauserec.llm.fused import FusedBackbone, can_fuse
-from pauserec.llm.packed import can_pack
+from pauserec.llm.layers.fused import FusedBackbone, can_fuse
+from pauserec.llm.layers.packed import can_pack
+from pauserec.llm.tree.cache import BranchPass, ExtendPass, TreeCache
 
 CPU = torch.device("cpu")
 KNOWN = [config for config in CONFIGS if isinstance(config.values[0], LlamaConfig | Qwen3Config)]

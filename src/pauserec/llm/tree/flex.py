@@ -1,6 +1,6 @@
 """Tree passes for training on a GPU: all documents of a packed row in one FlexAttention call.
 
-llm/tree.py runs groups of similar documents one after another, which suits a CPU; on a GPU that is many small kernels.
+llm/tree/passes.py runs groups of similar documents one after another, which suits a CPU; on a GPU that is many small kernels.
 Here every token carries what decides who sees it, and a compiled kernel skips the blocks in which nobody sees anything.
 
 Shapes: N tokens of the pass, H heads, G key/value heads, D head width.
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from pauserec.llm.attention import lower
-from pauserec.llm.tree import Document, TreePass
+from pauserec.llm.tree.attention import lower
+from pauserec.llm.tree.passes import Document, TreePass
 
 BRANCHLESS = -1
 

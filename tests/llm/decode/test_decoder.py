@@ -13,9 +13,9 @@ import pauserec
 from pauserec.config import PromptConfig
 from pauserec.data.dataset import load_dataset
 from pauserec.decoding.catalogue import Catalogue
-from pauserec.llm.decoder import decode
+from pauserec.llm.decode.decoder import decode
+from pauserec.llm.decode.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.semantic_ids.codes import SemanticIds
