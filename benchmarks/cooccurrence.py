@@ -13,7 +13,7 @@ from typing import Any
 
 from measure import arguments, report
 
-from pauserec.baselines.cooccurrence import Cooccurrence
+from pauserec.baselines.counts import Cooccurrence
 from pauserec.config import CooccurrenceSettings
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import PauserecError

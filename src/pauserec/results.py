@@ -10,7 +10,7 @@ import orjson
 import polars as pl
 from pydantic import Field
 
-from pauserec.baselines.cooccurrence import Cooccurrence
+from pauserec.baselines.counts import Cooccurrence
 from pauserec.baselines.popularity import Popularity
 from pauserec.baselines.trained import load_baseline
 from pauserec.config import (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pauserec.baselines.cooccurrence import Cooccurrence, cooccurrences
+from pauserec.baselines.counts import Cooccurrence, cooccurrences
 from pauserec.baselines.popularity import Popularity
 from pauserec.config import CooccurrenceSettings
 from pauserec.errors import RunError

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pauserec.baselines.cooccurrence import Cooccurrence
+from pauserec.baselines.counts import Cooccurrence
 from pauserec.baselines.generative import fit_tiger
 from pauserec.baselines.popularity import Popularity
 from pauserec.baselines.sequential import fit_sequential

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pauserec.baselines.cooccurrence import Cooccurrence
+from pauserec.baselines.counts import Cooccurrence
 from pauserec.baselines.popularity import Popularity
 from pauserec.config import CooccurrenceSettings, DataConfig
 from pauserec.data.dataset import load_dataset, prepare

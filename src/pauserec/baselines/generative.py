@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pauserec.baselines.files import read_settings, read_weights, write_model
+from pauserec.baselines.saved import read_settings, read_weights, write_model
 from pauserec.baselines.sequential import Planned, padded
 from pauserec.baselines.tiger import Tiger, TigerScorer
 from pauserec.config import BaselineJob, TigerConfig

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pauserec.baselines.bert4rec import Bert4rec
-from pauserec.baselines.files import read_settings, read_weights, write_model
 from pauserec.baselines.gru4rec import Gru4rec
 from pauserec.baselines.hgn import Hgn
 from pauserec.baselines.hstu import Hstu
@@ -21,6 +20,7 @@ from pauserec.baselines.item_loss import ItemLoss
 from pauserec.baselines.item_model import ItemModel
 from pauserec.baselines.rearec import Rearec
 from pauserec.baselines.sasrec import Sasrec
+from pauserec.baselines.saved import read_settings, read_weights, write_model
 from pauserec.config import BaselineJob, SequentialSettings, TigerConfig
 from pauserec.errors import RecipeError, RunError
 from pauserec.evaluation.metrics import CUTOFFS

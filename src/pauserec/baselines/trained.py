@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pauserec.baselines.files import read_settings
 from pauserec.baselines.generative import TigerRecommender, fit_tiger
+from pauserec.baselines.saved import read_settings
 from pauserec.baselines.sequential import SequentialRecommender, fit_sequential
 from pauserec.config import BaselineJob, TigerConfig
 from pauserec.data.dataset import load_dataset

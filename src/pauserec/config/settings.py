@@ -236,7 +236,7 @@ class EvaluatedModel(Settings):
 
 
 class CooccurrenceSettings(Settings):
-    """What co-occurrence counts and how it weighs it (baselines/cooccurrence.py has the formula).
+    """What co-occurrence counts and how it weighs it (baselines/counts.py has the formula).
 
     The defaults were chosen on the validation events of Amazon Beauty and Toys together (benchmarks/cooccurrence.py).
     """
