@@ -14,7 +14,7 @@ from pathlib import Path
 from pauserec.compare import compare
 from pauserec.config import Recipe
 from pauserec.evaluation.metrics import METRICS
-from pauserec.ledger import ancestry
+from pauserec.results.ledger import ancestry
 from pauserec.tables import rendered
 
 ROOT = Path(__file__).parent.parent

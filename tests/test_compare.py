@@ -19,7 +19,7 @@ from pauserec.data.dataset import load_dataset
 from pauserec.errors import RunError
 from pauserec.pipeline import reevaluate, run
 from pauserec.published import published
-from pauserec.results import counted_test
+from pauserec.results.testing import counted_test
 from pauserec.tables import rendered, tables
 
 

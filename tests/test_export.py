@@ -18,7 +18,7 @@ from pauserec.errors import RunError
 from pauserec.export import escape, export_run, was_tested
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.vocabulary import grow_tokenizer
-from pauserec.results import model_test, recipe_hash
+from pauserec.results.testing import model_test, recipe_hash
 from pauserec.runs.folder import Run
 from pauserec.semantic_ids.codebooks import Codebooks
 from pauserec.semantic_ids.codes import SemanticIds

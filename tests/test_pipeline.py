@@ -15,7 +15,7 @@ from pauserec.config import DataConfig, Recipe, SasrecConfig
 from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.pipeline import reevaluate, run
 from pauserec.report import ReportContent
-from pauserec.results import open_finished
+from pauserec.results.testing import open_finished
 from pauserec.runs.folder import Run
 from pauserec.summary import main_model, report_content
 

@@ -159,9 +159,9 @@ def evaluate(
     import orjson
 
     from pauserec.evaluation.ranks import ranks_of, read_ranks
-    from pauserec.evaluation.table import TableRow, format_table
     from pauserec.pipeline import reevaluate
-    from pauserec.results import RANKS, RESULT
+    from pauserec.results.table import TableRow, format_table
+    from pauserec.results.testing import RANKS, RESULT
 
     quiet_libraries()
     results = reevaluate(run, split.value, seen.value if seen else None)
@@ -281,10 +281,10 @@ def main() -> None:
 
 
 def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
-    from pauserec.evaluation.table import format_table
-    from pauserec.ledger import table_rows
     from pauserec.pipeline import run as run_pipeline
-    from pauserec.results import open_finished
+    from pauserec.results.ledger import table_rows
+    from pauserec.results.table import format_table
+    from pauserec.results.testing import open_finished
     from pauserec.runs import processes
 
     quiet_libraries()

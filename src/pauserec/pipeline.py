@@ -21,12 +21,12 @@ from pauserec.config import (
 from pauserec.data.dataset import check_raw, load_dataset, prepare, raw_files
 from pauserec.errors import RecipeError, RunError
 from pauserec.evaluation.evaluate import Result, Seen
-from pauserec.ledger import fit_of
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.pretrained import shape_and_tokenizer
 from pauserec.records import Split
 from pauserec.report import REPORT, write_report
-from pauserec.results import (
+from pauserec.results.ledger import fit_of
+from pauserec.results.testing import (
     RANKS,
     RESULT,
     BaselineTest,

@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from pauserec import figures
 from pauserec.evaluation.metrics import METRICS
-from pauserec.evaluation.table import HEADINGS
 from pauserec.records import FloatArray
+from pauserec.results.table import HEADINGS
 from pauserec.runs.files import write_atomically
 
 REPORT = "report.html"

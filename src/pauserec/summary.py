@@ -13,11 +13,11 @@ import transformers
 from safetensors import safe_open
 
 from pauserec.data.dataset import load_dataset
-from pauserec.ledger import table_rows
 from pauserec.llm.model import ADDED_ROWS
 from pauserec.records import Dataset, FloatArray
 from pauserec.report import EmbeddingRows, Example, ReportContent, ShownItem, read_log
-from pauserec.results import RANKS
+from pauserec.results.ledger import table_rows
+from pauserec.results.testing import RANKS
 from pauserec.runs.files import read_table
 from pauserec.runs.folder import FinishedStep, Run
 from pauserec.semantic_ids.codes import SemanticIds

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from pauserec.comparison import Comparison, Row
 from pauserec.evaluation.metrics import METRICS
-from pauserec.evaluation.table import HEADINGS
 from pauserec.published import published, sources
 from pauserec.report import cost_charts
+from pauserec.results.table import HEADINGS
 
 
 @dataclass(frozen=True)

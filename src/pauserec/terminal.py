@@ -43,7 +43,7 @@ def say_nothing(name: str, done: bool) -> None:
 
 
 def show_examples(out: Path) -> None:
-    from pauserec.results import open_finished
+    from pauserec.results.testing import open_finished
     from pauserec.summary import examples
 
     for example in examples(open_finished(out), users=3):

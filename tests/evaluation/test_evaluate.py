@@ -13,8 +13,8 @@ from pauserec.errors import DataError, RecipeError, RunError
 from pauserec.evaluation.evaluate import _chunks, evaluate
 from pauserec.evaluation.metrics import METRICS, summarise
 from pauserec.evaluation.ranks import ranks_of, read_ranks, write_ranks
-from pauserec.evaluation.table import TableRow, format_table
 from pauserec.records import Dataset, IntArray, Item, Ranking
+from pauserec.results.table import TableRow, format_table
 
 ITEMS = 15
 

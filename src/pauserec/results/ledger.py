@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pauserec.config import Recipe
-from pauserec.evaluation.table import TableRow
+from pauserec.results.table import TableRow
 from pauserec.runs.folder import FinishedStep
 
 

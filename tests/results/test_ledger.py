@@ -3,7 +3,7 @@
 import pytest
 
 from pauserec.config import Recipe
-from pauserec.ledger import fit_of, ledger
+from pauserec.results.ledger import fit_of, ledger
 
 HOUR = {"device_hours": 1.0, "training_seconds": 3600.0, "tokens": 10, "trainable_parameters": 5}
 RECIPE = Recipe.parse(
