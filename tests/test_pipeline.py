@@ -14,10 +14,10 @@ from commands import cli
 from pauserec.config import DataConfig, Recipe, SasrecConfig
 from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.pipeline import reevaluate, run
-from pauserec.report import ReportContent
+from pauserec.report.content import main_model, report_content
+from pauserec.report.page import ReportContent
 from pauserec.results.testing import open_finished
 from pauserec.runs.folder import Run
-from pauserec.summary import main_model, report_content
 
 SASREC = SasrecConfig(name="sas", kind="sasrec", epochs=1, width=8)
 

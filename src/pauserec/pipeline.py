@@ -24,7 +24,8 @@ from pauserec.evaluation.evaluate import Result, Seen
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.pretrained import shape_and_tokenizer
 from pauserec.records import Split
-from pauserec.report import REPORT, write_report
+from pauserec.report.content import report_content
+from pauserec.report.page import REPORT, write_report
 from pauserec.results.ledger import fit_of
 from pauserec.results.testing import (
     RANKS,
@@ -50,7 +51,6 @@ from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.semantic_ids.embed import embed_items
 from pauserec.stages import STAGES
 from pauserec.stages.objective import check_attention
-from pauserec.summary import report_content
 from pauserec.training.loop import check_trackers
 
 

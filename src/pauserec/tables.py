@@ -10,7 +10,7 @@ from rich.text import Text
 from pauserec.comparison import Comparison, Row
 from pauserec.evaluation.metrics import METRICS
 from pauserec.published import published, sources
-from pauserec.report import cost_charts
+from pauserec.report.page import cost_charts
 from pauserec.results.table import HEADINGS
 
 

@@ -15,9 +15,9 @@ import orjson
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pauserec import figures
 from pauserec.evaluation.metrics import METRICS
 from pauserec.records import FloatArray
+from pauserec.report import figures
 from pauserec.results.table import HEADINGS
 from pauserec.runs.files import write_atomically
 

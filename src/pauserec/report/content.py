@@ -15,7 +15,7 @@ from safetensors import safe_open
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import ADDED_ROWS
 from pauserec.records import Dataset, FloatArray
-from pauserec.report import EmbeddingRows, Example, ReportContent, ShownItem, read_log
+from pauserec.report.page import EmbeddingRows, Example, ReportContent, ShownItem, read_log
 from pauserec.results.ledger import table_rows
 from pauserec.results.testing import RANKS
 from pauserec.runs.files import read_table

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from pauserec.evaluation.metrics import METRICS
-from pauserec.report import (
+from pauserec.report.page import (
     EmbeddingRows,
     Example,
     ReportContent,
