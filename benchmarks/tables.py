@@ -11,11 +11,11 @@ import json
 import re
 from pathlib import Path
 
-from pauserec.compare import compare
+from pauserec.compare.runs import compare
+from pauserec.compare.tables import rendered
 from pauserec.config import Recipe
 from pauserec.evaluation.metrics import METRICS
 from pauserec.results.ledger import ancestry
-from pauserec.tables import rendered
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")

@@ -20,7 +20,7 @@ from typing import Any
 from entries import Entry, identity, read
 from measure import header
 
-from pauserec.compare import compare
+from pauserec.compare.runs import compare
 from pauserec.errors import PauserecError
 from pauserec.evaluation.metrics import METRICS
 from pauserec.results.ledger import ancestry

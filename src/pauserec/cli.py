@@ -189,8 +189,8 @@ def compare(
     format_: Annotated[ComparisonFormat, typer.Option("--format")] = ComparisonFormat.table,
 ) -> None:
     """Put several runs into one table: intervals, significance, seeds, cost, slices."""
-    from pauserec.compare import compare as compare_runs
-    from pauserec.tables import origins, rendered, tables
+    from pauserec.compare.runs import compare as compare_runs
+    from pauserec.compare.tables import origins, rendered, tables
 
     quiet_libraries()
     found = compare_runs(runs, reference, seen.value if seen else None)

@@ -7,9 +7,9 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from pauserec.comparison import Comparison, Row
+from pauserec.compare.entries import Comparison, Row
+from pauserec.compare.published import published, sources
 from pauserec.evaluation.metrics import METRICS
-from pauserec.published import published, sources
 from pauserec.report.page import cost_charts
 from pauserec.results.table import HEADINGS
 

@@ -13,14 +13,14 @@ import pytest
 from rich.console import Console
 
 from commands import cli
-from pauserec.compare import compare
+from pauserec.compare.published import published
+from pauserec.compare.runs import compare
+from pauserec.compare.tables import rendered, tables
 from pauserec.config import Recipe
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import RunError
 from pauserec.pipeline import reevaluate, run
-from pauserec.published import published
 from pauserec.results.testing import counted_test
-from pauserec.tables import rendered, tables
 
 
 def recipe(data: Path, seen: str = "drop", refit: bool = False, **settings: Any) -> Recipe:

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from pauserec.baselines.popularity import count_events
-from pauserec.comparison import Comparison, Row, check_protocol, merged
+from pauserec.compare.entries import Comparison, Row, check_protocol, merged
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Seen
