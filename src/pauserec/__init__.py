@@ -4,15 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pauserec.inference import load
     from pauserec.pipeline import run
+    from pauserec.serving.recommend import load
 
 from pauserec.config import Recipe
 from pauserec.errors import PauserecError
 from pauserec.records import Recommendations, Scored
 
 __all__ = ["PauserecError", "Recipe", "Recommendations", "Scored", "load", "run"]
-_LAZY = {"load": "pauserec.inference", "run": "pauserec.pipeline"}
+_LAZY = {"load": "pauserec.serving.recommend", "run": "pauserec.pipeline"}
 
 
 def __getattr__(name: str) -> Any:

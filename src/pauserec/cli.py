@@ -127,8 +127,8 @@ def recommend(
 ) -> None:
     """Recommend items for a history, or for every user of a file."""
     from pauserec import histories
-    from pauserec.inference import load
     from pauserec.runs.folder import Run
+    from pauserec.serving.recommend import load
 
     histories.check_output(format_.value, output, users)
     names, wanted = histories.read(history, users, Run.existing(run).recipe.data)
@@ -210,7 +210,7 @@ def export(
     model: Annotated[str | None, typer.Option(help="Row of the run's table; the last stage by default.")] = None,
 ) -> None:
     """Write the trained model as a plain Hugging Face folder with tokenizer, IDs and model card."""
-    from pauserec.export import export_run
+    from pauserec.serving.export import export_run
 
     quiet_libraries()
     say(f"wrote {export_run(run, folder, model)}")

@@ -15,8 +15,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from pauserec.assets.named import AssetInfo
     from pauserec.config import Recipe
-    from pauserec.inference import TrainedRecommender
     from pauserec.records import Recommendations
+    from pauserec.serving.recommend import TrainedRecommender
 
 console = Console()
 notes = Console(stderr=True)

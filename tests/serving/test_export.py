@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from pauserec.config import EvaluatedModel, Recipe
 from pauserec.errors import RunError
-from pauserec.export import escape, export_run, was_tested
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.vocabulary import grow_tokenizer
 from pauserec.results.testing import model_test, recipe_hash
 from pauserec.runs.folder import Run
 from pauserec.semantic_ids.codebooks import Codebooks
 from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.serving.export import escape, export_run, was_tested
 
 HOSTILE = "</code>\n    ```<script>alert(1)</script> [x](javascript:1) <pause><|sid_begin|>"
 RECIPE = {

@@ -74,7 +74,7 @@ def test_many_histories_are_answered_in_blocks(tiny_run: Path, monkeypatch: pyte
     recommender = pauserec.load(tiny_run)
     with pytest.warns(UserWarning, match="4 history entries"):
         whole = recommender.recommend(histories, k=5, deny=deny)
-    monkeypatch.setattr("pauserec.inference.BLOCK", 2)
+    monkeypatch.setattr("pauserec.serving.recommend.BLOCK", 2)
     with pytest.warns(UserWarning, match="4 history entries"):
         assert [x.fallback for x in whole] == [x.fallback for x in recommender.recommend(histories, k=5, deny=deny)]
     for one, other in zip(whole, recommender.recommend(histories, k=5, deny=deny), strict=True):
