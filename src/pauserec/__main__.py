@@ -1,5 +1,5 @@
 """`python -m pauserec`."""
 
-from pauserec.cli import main
+from pauserec.cli.commands import main
 
 main()

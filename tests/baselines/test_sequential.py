@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import pauserec
 from pauserec.baselines.sequential import SequenceBatches, SequentialRecommender
+from pauserec.cli.plan import make_plan
 from pauserec.config import BaselineJob, Recipe
 from pauserec.errors import RecipeError, RunError
 from pauserec.pipeline import reevaluate, run
-from pauserec.plan import make_plan
 from pauserec.runs.folder import Run
 from pauserec.semantic_ids.embed import centred, embed_items, load_vectors
 from pauserec.training.batches import IGNORE

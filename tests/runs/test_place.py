@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import pauserec
+from pauserec.cli.plan import make_plan
 from pauserec.config import Recipe
 from pauserec.errors import PauserecError, RunError
 from pauserec.pipeline import run
-from pauserec.plan import make_plan
 from pauserec.runs.folder import Run
 from pauserec.runs.place import check_place, rerun
 

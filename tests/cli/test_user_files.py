@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pauserec.cli.user_files import check_output, ids, read, write
 from pauserec.config import DataConfig
 from pauserec.errors import DataError
-from pauserec.histories import check_output, ids, read, write
 from pauserec.records import Recommendations, Scored
 
 

@@ -53,7 +53,7 @@ def show_examples(out: Path) -> None:
 
 
 def show_plan(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
-    from pauserec.plan import make_plan
+    from pauserec.cli.plan import make_plan
 
     quiet_libraries()
     plan = make_plan(recipe, out, redo)

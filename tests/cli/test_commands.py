@@ -108,7 +108,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_help_and_import_load_no_torch() -> None:
-    code = "import sys, pauserec, pauserec.cli; assert 'torch' not in sys.modules"
+    code = "import sys, pauserec, pauserec.cli.commands; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     code = "import sys, pauserec; pauserec.load; assert 'matplotlib' not in sys.modules, 'a service draws nothing'"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
+from pauserec.cli.plan import _stand_in_ids, make_plan
 from pauserec.config import DataConfig, Recipe, SasrecConfig
 from pauserec.pipeline import run
-from pauserec.plan import _stand_in_ids, make_plan
 
 
 def test_a_dry_run_names_the_baselines_it_says_nothing_of(small_data: Path, tmp_path: Path) -> None:

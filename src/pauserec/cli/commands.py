@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from pauserec.errors import in_a_line
-from pauserec.terminal import (
+from pauserec.cli.terminal import (
     announce,
     assets_table,
     console,
@@ -23,6 +22,7 @@ from pauserec.terminal import (
     show_examples,
     show_plan,
 )
+from pauserec.errors import in_a_line
 
 if TYPE_CHECKING:
     from pauserec.config import Recipe
@@ -126,27 +126,27 @@ def recommend(
     output: Annotated[Path | None, typer.Option(help="File to write, for json and parquet.")] = None,
 ) -> None:
     """Recommend items for a history, or for every user of a file."""
-    from pauserec import histories
+    from pauserec.cli import user_files
     from pauserec.runs.folder import Run
     from pauserec.serving.recommend import load
 
-    histories.check_output(format_.value, output, users)
-    names, wanted = histories.read(history, users, Run.existing(run).recipe.data)
+    user_files.check_output(format_.value, output, users)
+    names, wanted = user_files.read(history, users, Run.existing(run).recipe.data)
     quiet_libraries()
     recommender = load(run, model)
     with one_line_warnings():
         found = recommender.recommend(
             wanted,
             k,
-            allow=[histories.ids(allow)] * len(wanted) if allow is not None else None,
-            deny=[histories.ids(deny)] * len(wanted) if deny is not None else None,
+            allow=[user_files.ids(allow)] * len(wanted) if allow is not None else None,
+            deny=[user_files.ids(deny)] * len(wanted) if deny is not None else None,
             category=[category] * len(wanted),
         )
     if format_ is OutputFormat.table:
         for name, result in zip(names, found, strict=True):
             console.print(recommendation_table(name, result, recommender))
     else:
-        histories.write(names, found, format_.value, output)
+        user_files.write(names, found, format_.value, output)
 
 
 @app.command()
