@@ -23,7 +23,7 @@ from pauserec.assets.movielens import from_grouplens, from_recbole
 from pauserec.assets.pins import ASSETS, Asset
 from pauserec.errors import AssetError
 
-SHARED = Path(__file__).parents[1] / "../shared"
+SHARED = Path(__file__).parents[2] / "../shared"
 CONTENT = b"user_id,item_id,timestamp\n1,2,3\n"
 
 

@@ -12,7 +12,7 @@ from pauserec.evaluation.metrics import METRICS
 
 @cache
 def _content() -> dict[str, Any]:
-    content: dict[str, Any] = orjson.loads(files("pauserec").joinpath("published.json").read_bytes())
+    content: dict[str, Any] = orjson.loads(files("pauserec.compare").joinpath("published.json").read_bytes())
     return content
 
 

@@ -1,4 +1,4 @@
-"""A trained language model as a Recommender: histories become prompts, batches of prompts are decoded (llm/decode/decoder.py)."""
+"""A trained language model as a Recommender: histories become prompts, llm/decode/decoder.py decodes batches of them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -22,7 +22,7 @@ from pauserec.results.table import HEADINGS
 from pauserec.runs.files import write_atomically
 
 REPORT = "report.html"
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent
 NDCG = "validation_ndcg@10"
 
 
