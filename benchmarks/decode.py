@@ -28,13 +28,13 @@ from pauserec.llm.decode.decoder import decode
 from pauserec.llm.decode.graphs import Graphs
 from pauserec.llm.decode.prefixes import MarkedPrompt, PrefixStore
 from pauserec.llm.growth import grow_vocabulary
-from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast
+from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.records import Item
+from pauserec.runs.device import best_device, bfloat16_is_fast, resident_memory
+from pauserec.runs.device import peak_memory as most_memory
 from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.training.watch import peak_memory as most_memory
-from pauserec.training.watch import resident_memory
 
 DEVICE = best_device()
 ITEMS = 12_101

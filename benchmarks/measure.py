@@ -22,8 +22,8 @@ import numpy as np
 import orjson
 import torch
 
+from pauserec.runs.device import forget_peak
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.training.watch import forget_peak
 
 SIZES = (256, 256, 256, 256)
 RESULTS = Path(__file__).parent / "results"

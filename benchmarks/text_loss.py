@@ -17,9 +17,8 @@ from measure import arguments, interleaved, ratio, report
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, linear_cross_entropy
 
-from pauserec.llm.model import best_device, bfloat16_is_fast
+from pauserec.runs.device import best_device, bfloat16_is_fast, peak_memory
 from pauserec.training.losses import Head, full_softmax_loss
-from pauserec.training.watch import peak_memory
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

@@ -21,16 +21,16 @@ from pauserec.config import (
     SftConfig,
 )
 from pauserec.data.dataset import load_dataset
-from pauserec.llm.model import LanguageModel, bfloat16_is_fast
+from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.tree.passes import Document, TreePass
 from pauserec.records import Dataset
+from pauserec.runs.device import bfloat16_is_fast, peak_memory
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_documents, document_tokens
 from pauserec.stages.next_item import NextItemSamples, Window, windows
 from pauserec.stages.objective import Objective
 from pauserec.training.batches import IGNORE, Sample, collate, pack
-from pauserec.training.watch import peak_memory
 
 BATCH = 16
 """Samples of a padded batch."""

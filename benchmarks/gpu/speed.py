@@ -30,7 +30,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 from pauserec.assets import named
 from pauserec.config import SftConfig
 from pauserec.llm.decode.graphs import Graphs
-from pauserec.llm.model import LanguageModel, best_device, bfloat16_is_fast
+from pauserec.llm.model import LanguageModel
+from pauserec.runs.device import best_device, bfloat16_is_fast
 from pauserec.runs.files import read_json, write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.cost import with_cost

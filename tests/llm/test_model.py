@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pauserec.llm.model import LanguageModel, cpu_doubles_bfloat16
+from pauserec.llm.model import LanguageModel
 from pauserec.llm.tree.passes import Document, TreePass
+from pauserec.runs.device import cpu_doubles_bfloat16
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.training.losses import full_softmax_loss
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pauserec.config import SftConfig
 from pauserec.errors import PauserecError, RunError
 from pauserec.evaluation.validation import METRIC
+from pauserec.runs.device import forget_peak, peak_memory
 from pauserec.training.loop import fit, newest_checkpoint
-from pauserec.training.watch import forget_peak, peak_memory
 
 
 class Line(nn.Module):

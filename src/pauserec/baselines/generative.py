@@ -18,8 +18,8 @@ from pauserec.decoding.catalogue import Catalogue
 from pauserec.errors import RunError, SemanticIdError
 from pauserec.evaluation.metrics import CUTOFFS
 from pauserec.evaluation.validation import validator
-from pauserec.llm.model import best_device, bfloat16_is_fast
 from pauserec.records import Dataset, IntArray, Offer, Ranking
+from pauserec.runs.device import best_device, bfloat16_is_fast
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.training.batches import IGNORE
 from pauserec.training.loop import fit

@@ -26,8 +26,8 @@ from pauserec.errors import RecipeError, RunError
 from pauserec.evaluation.metrics import CUTOFFS
 from pauserec.evaluation.ranking import ranked
 from pauserec.evaluation.validation import validator
-from pauserec.llm.model import best_device
 from pauserec.records import Dataset, IntArray, Offer, Ranking
+from pauserec.runs.device import best_device
 from pauserec.semantic_ids.embed import VECTORS
 from pauserec.training.batches import IGNORE
 from pauserec.training.loop import fit

@@ -25,7 +25,6 @@ from pauserec.config import (
     Stage,
 )
 from pauserec.data.dataset import load_dataset, prepare
-from pauserec.llm.model import best_device, use_bfloat16
 from pauserec.llm.pretrained import shape_and_tokenizer
 from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.rate import matrix_rate
@@ -33,6 +32,7 @@ from pauserec.llm.vocabulary import Vocabulary, grow_tokenizer
 from pauserec.pipeline import check_before, job_of
 from pauserec.pipeline import steps as all_steps
 from pauserec.records import Dataset
+from pauserec.runs.device import best_device, resident_memory, use_bfloat16
 from pauserec.runs.folder import FinishedStep, Run, StepFunction
 from pauserec.semantic_ids.assign import add_digit, check_capacity
 from pauserec.semantic_ids.codes import SemanticIds
@@ -40,7 +40,6 @@ from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_docume
 from pauserec.stages.next_item import NextItemSamples
 from pauserec.stages.pause_pretrain import insert_pauses, word_starts
 from pauserec.training.losses import CHUNK
-from pauserec.training.watch import resident_memory
 
 EFFICIENCY = 0.5
 """Share of the matrix rate that training reaches, by experience; attention and small operations take the rest."""

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pauserec.config import LoraSettings, ModelConfig
+from pauserec.config import LoraSettings
 from pauserec.errors import ModelError
 from pauserec.llm.layers.fused import FusedBackbone, can_fuse
 from pauserec.llm.layers.packed import PackedLinear, can_pack, pack_linears
@@ -212,33 +211,6 @@ class LanguageModel(nn.Module):
         """As `logits`, in float32 whatever the model's type: rounded to bfloat16, neighbours in a ranking would tie."""
         with torch.autocast(hidden.device.type, enabled=False):
             return self.output().logits(hidden.float(), rows)
-
-
-def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether this device multiplies bfloat16 faster than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and cpu_doubles_bfloat16(torch.cpu.get_capabilities())
-
-
-def cpu_doubles_bfloat16(known: Mapping[str, Any]) -> bool:
-    """Of what torch.cpu says of a processor: whether bfloat16 products pay there.
-
-    AVX-512's product of bfloat16 pairs doubles float32's rate on AMD's cores. On Intel's it runs in one unit where float32
-    has two, so it gains nothing and its sums of rounded numbers cost more; there AMX pays, which a virtual machine may hide.
-    """
-    intel = str(known.get("cpu_name", "")).startswith("Intel")
-    return bool(known.get("amx_bf16")) or (bool(known.get("avx512_bf16")) and not intel)
-
-
-def use_bfloat16(config: ModelConfig, device: torch.device) -> bool:
-    """What `model.precision` means on this device."""
-    return config.precision == "bfloat16" or (config.precision == "auto" and bfloat16_is_fast(device))
-
-
-def best_device() -> torch.device:
-    """CUDA where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def save_rows(path: Path, rows: Tensor) -> None:

@@ -13,10 +13,11 @@ from pauserec.decoding.catalogue import Catalogue
 from pauserec.llm.decode.decoder import decode
 from pauserec.llm.decode.graphs import Graphs
 from pauserec.llm.decode.prefixes import PrefixStore
-from pauserec.llm.model import LanguageModel, best_device, use_bfloat16
+from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.tree.cache import branch_tokens
 from pauserec.records import IntArray, Item, Offer, Ranking
+from pauserec.runs.device import best_device, use_bfloat16
 from pauserec.semantic_ids.codes import SemanticIds
 
 FEW = 64

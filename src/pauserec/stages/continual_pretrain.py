@@ -11,8 +11,9 @@ from typing import Any
 
 from pauserec.config import CorpusJob, CptConfig
 from pauserec.data.dataset import load_dataset
-from pauserec.llm.model import LanguageModel, best_device
+from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Corpus
+from pauserec.runs.device import best_device
 from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_batches, corpus_documents, document_tokens

@@ -17,10 +17,11 @@ from pauserec.data.dataset import load_dataset
 from pauserec.data.windows import spans
 from pauserec.errors import RecipeError
 from pauserec.evaluation.validation import validator
-from pauserec.llm.model import LanguageModel, best_device
+from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import IntArray
+from pauserec.runs.device import best_device
 from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.cost import with_cost

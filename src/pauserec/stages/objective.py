@@ -8,10 +8,11 @@ from torch.nn.functional import dropout
 
 from pauserec.config import LanguageTraining, ModelConfig
 from pauserec.errors import ModelError
-from pauserec.llm.model import LanguageModel, best_device, use_bfloat16
+from pauserec.llm.model import LanguageModel
 from pauserec.llm.tree.flex import tree_pass
 from pauserec.llm.tree.passes import Document
 from pauserec.runs import processes
+from pauserec.runs.device import best_device, use_bfloat16
 from pauserec.training.batches import IGNORE
 from pauserec.training.losses import codebook_softmax_loss, full_softmax_loss
 from pauserec.training.sharding import shard

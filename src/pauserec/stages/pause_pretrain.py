@@ -17,9 +17,10 @@ from torch import Tensor
 
 from pauserec.config import CorpusJob, PausePretrainConfig
 from pauserec.data.dataset import load_dataset
-from pauserec.llm.model import LanguageModel, best_device, save_rows
+from pauserec.llm.model import LanguageModel, save_rows
 from pauserec.llm.prompts import Corpus
 from pauserec.llm.vocabulary import Vocabulary
+from pauserec.runs.device import best_device
 from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens

@@ -26,11 +26,12 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from pauserec.config import TrainingSettings
 from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.runs import processes
+from pauserec.runs.device import forget_peak, peak_memory
 from pauserec.runs.files import MANIFEST, hashes, verify, write_atomically
 from pauserec.runs.folder import RESUMING
 from pauserec.training.batches import IGNORE
 from pauserec.training.sharding import is_sharded, load_optimizer_state, optimizer_state, restore
-from pauserec.training.watch import Size, TimedTrainer, Watch, forget_peak, load_trained, peak_memory, trained_weights
+from pauserec.training.watch import Size, TimedTrainer, Watch, load_trained, trained_weights
 
 ELAPSED = "elapsed.json"
 """In each checkpoint: seconds (and those of validation) and targets that led to it, over all attempts, and processes."""

@@ -1,18 +1,13 @@
 """What happens beside the steps of training: progress, the metric log, validation, the best weights, early stopping."""
 
-import gc
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
@@ -25,42 +20,6 @@ from pauserec.evaluation.validation import METRIC
 from pauserec.runs import processes
 from pauserec.runs.files import write_atomically
 from pauserec.training.sharding import fill, whole
-
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def forget_peak() -> None:
-    """Let `peak_memory` count from now on, where the system can: on a GPU and on Linux."""
-    if torch.cuda.is_available():
-        gc.collect()  # an earlier stage's Trainer, in cycles with its model and optimizer, may still hold their memory
-        torch.cuda.reset_peak_memory_stats()
-    elif CLEAR.exists():
-        with suppress(OSError):
-            CLEAR.write_text("5")
-
-
-def peak_memory() -> int:
-    """Most bytes held since `forget_peak`: of the GPU, or resident in this process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return _status("VmHWM") or _most_resident()
-
-
-def resident_memory() -> int:
-    """Bytes of this process in memory now; where the system does not say, the most there ever were."""
-    return _status("VmRSS") or _most_resident()
-
-
-def _status(key: str) -> int:
-    if not STATUS.exists():
-        return 0
-    found = [line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith(key)]
-    return 1024 * int(found[0]) if found else 0
-
-
-def _most_resident() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:
