@@ -13,13 +13,7 @@ from measure import fresh_peak, interleaved, ratio
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from pauserec.config import (
-    DecodingConfig,
-    ImplicitSftConfig,
-    NextItemJob,
-    PromptConfig,
-    SftConfig,
-)
+from pauserec.config import DecodingConfig, ImplicitSftConfig, NextItemJob, PromptConfig, SftConfig
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Corpus, Format, Prompts

@@ -13,10 +13,11 @@ import pauserec
 from commands import cli
 from pauserec.config import DataConfig, Recipe, SasrecConfig
 from pauserec.errors import PauserecError, RecipeError, RunError
-from pauserec.pipeline import reevaluate, run
+from pauserec.pipeline import run
 from pauserec.report.content import main_model, report_content
 from pauserec.report.page import ReportContent
-from pauserec.results.testing import open_finished
+from pauserec.results.again import reevaluate
+from pauserec.results.finished import open_finished
 from pauserec.runs.folder import Run
 
 SASREC = SasrecConfig(name="sas", kind="sasrec", epochs=1, width=8)

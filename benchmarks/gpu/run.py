@@ -23,9 +23,9 @@ from measure import header
 from pauserec.compare.runs import compare
 from pauserec.errors import PauserecError
 from pauserec.evaluation.metrics import METRICS
+from pauserec.results.finished import METRICS as METRICS_FILE
 from pauserec.results.ledger import ancestry
 from pauserec.results.testing import COST
-from pauserec.results.testing import METRICS as METRICS_FILE
 from pauserec.runs.files import MANIFEST, read_json, write_atomically
 
 RESERVE = 15.0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pauserec.assets.named import check_name, local_files, model_path
-from pauserec.baselines.trained import load_baseline, train_baseline
+from pauserec.baselines.trained import train_baseline
 from pauserec.config import (
     Baseline,
     BaselineJob,
@@ -18,28 +18,21 @@ from pauserec.config import (
     Recipe,
     Stage,
 )
-from pauserec.data.dataset import check_raw, load_dataset, prepare, raw_files
+from pauserec.data.dataset import check_raw, prepare, raw_files
 from pauserec.errors import RecipeError, RunError
-from pauserec.evaluation.evaluate import Result, Seen
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.pretrained import shape_and_tokenizer
-from pauserec.records import Split
 from pauserec.report.content import report_content
 from pauserec.report.page import REPORT, write_report
-from pauserec.results.ledger import fit_of
+from pauserec.results.finished import RANKS, RESULT, made_from
 from pauserec.results.testing import (
-    RANKS,
-    RESULT,
     BaselineTest,
     collect,
     counted_test,
     evaluate_counted,
     evaluate_model,
     evaluate_trained,
-    made_from,
     model_test,
-    one_split,
-    open_finished,
     ranking_of,
 )
 from pauserec.runs import processes
@@ -47,7 +40,6 @@ from pauserec.runs.files import read_json
 from pauserec.runs.folder import FinishedStep, Run
 from pauserec.runs.place import RECIPE, alone, check_place, recipe_put_back
 from pauserec.semantic_ids import QUANTIZERS
-from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.semantic_ids.embed import embed_items
 from pauserec.stages import STAGES
 from pauserec.stages.objective import check_attention
@@ -175,34 +167,3 @@ def _finish(folder: Run, tested: dict[str, FinishedStep]) -> dict[str, Any]:
     content = collect(folder, tested)
     write_report(folder.path, report_content(folder, content, tested))
     return content
-
-
-def reevaluate(out: Path, split: Split, seen: Seen | None = None) -> dict[str, Result]:
-    """Test everything a finished run trained once more, from its files alone. Raises RunError.
-
-    seen: another rule for seen items than the run's.
-    """
-    folder = open_finished(out)
-    recipe = folder.recipe
-    for name in recipe.rows:
-        if split == "validation" and fit_of(recipe, name) != "train":
-            raise RunError(f"{out}: {name!r} was fitted on the validation events: evaluate the test split")
-    ranking = ranking_of(recipe)
-    if seen is not None:
-        ranking = ranking.model_copy(update={"seen": seen})
-    dataset = load_dataset(folder.finished("dataset").path)
-    results: dict[str, Result] = {}
-    for name in recipe.evaluation.baselines:
-        counted = counted_test(recipe, name).fit(dataset)
-        results[name] = one_split(name, counted, dataset, ranking, split)
-    for settings in recipe.baselines:
-        ranker = load_baseline(folder.finished(settings.name).path)
-        results[settings.name] = one_split(settings.name, ranker, dataset, ranking, split)
-    if recipe.evaluation.models:
-        ids = SemanticIds.load(folder.finished("semantic_ids").path)
-        for model in recipe.evaluation.models:
-            recommender = model_test(recipe, model).recommender(folder.finished(model.stage), ids, dataset)
-            results[model.name] = one_split(model.name, recommender, dataset, ranking, split)
-    if not results:
-        raise RunError(f"{out}: the recipe names nothing to evaluate: add [[evaluation.models]]")
-    return results

@@ -15,7 +15,8 @@ from pauserec.baselines.sequential import SequenceBatches, SequentialRecommender
 from pauserec.cli.plan import make_plan
 from pauserec.config import BaselineJob, Recipe
 from pauserec.errors import RecipeError, RunError
-from pauserec.pipeline import reevaluate, run
+from pauserec.pipeline import run
+from pauserec.results.again import reevaluate
 from pauserec.runs.folder import Run
 from pauserec.semantic_ids.embed import centred, embed_items, load_vectors
 from pauserec.training.batches import IGNORE

@@ -19,7 +19,8 @@ from pauserec.compare.tables import rendered, tables
 from pauserec.config import Recipe
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import RunError
-from pauserec.pipeline import reevaluate, run
+from pauserec.pipeline import run
+from pauserec.results.again import reevaluate
 from pauserec.results.testing import counted_test
 
 

@@ -17,7 +17,8 @@ from pauserec.config import EvaluatedModel, Recipe
 from pauserec.errors import RunError
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.vocabulary import grow_tokenizer
-from pauserec.results.testing import model_test, recipe_hash
+from pauserec.results.finished import recipe_hash
+from pauserec.results.testing import model_test
 from pauserec.runs.folder import Run
 from pauserec.semantic_ids.codebooks import Codebooks
 from pauserec.semantic_ids.codes import SemanticIds

@@ -159,9 +159,9 @@ def evaluate(
     import orjson
 
     from pauserec.evaluation.ranks import ranks_of, read_ranks
-    from pauserec.pipeline import reevaluate
+    from pauserec.results.again import reevaluate
+    from pauserec.results.finished import RANKS, RESULT
     from pauserec.results.table import TableRow, format_table
-    from pauserec.results.testing import RANKS, RESULT
 
     quiet_libraries()
     results = reevaluate(run, split.value, seen.value if seen else None)
@@ -282,9 +282,9 @@ def main() -> None:
 
 def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
     from pauserec.pipeline import run as run_pipeline
+    from pauserec.results.finished import open_finished
     from pauserec.results.ledger import table_rows
     from pauserec.results.table import format_table
-    from pauserec.results.testing import open_finished
     from pauserec.runs import processes
 
     quiet_libraries()

@@ -44,7 +44,7 @@ def say_nothing(name: str, done: bool) -> None:
 
 def show_examples(out: Path) -> None:
     from pauserec.report.content import examples
-    from pauserec.results.testing import open_finished
+    from pauserec.results.finished import open_finished
 
     for example in examples(open_finished(out), users=3):
         console.print(Text(f"\nUser {example['user_id']}, lately: {'; '.join(example['history'][-5:])}"))

@@ -19,10 +19,10 @@ from pauserec.evaluation.evaluate import Seen
 from pauserec.evaluation.metrics import METRICS, bootstrap_ci, per_user
 from pauserec.evaluation.paired import coverage, mean_popularity, paired_p_value, slices
 from pauserec.evaluation.ranks import ranks_of, read_ranks
-from pauserec.pipeline import reevaluate
 from pauserec.records import Dataset, IntArray
+from pauserec.results.again import reevaluate
+from pauserec.results.finished import RANKS, RESULT, open_finished
 from pauserec.results.ledger import fit_of, ledger, table_rows
-from pauserec.results.testing import RANKS, RESULT, open_finished
 from pauserec.runs.folder import Run
 from pauserec.runs.place import rerun
 

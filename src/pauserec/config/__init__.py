@@ -13,15 +13,13 @@ from pauserec.config.baselines import (
     SequentialSettings,
     TigerConfig,
 )
+from pauserec.config.evaluation import CooccurrenceSettings, EvaluatedModel, EvaluationConfig
 from pauserec.config.recipe import RECIPES, Recipe, shipped_recipes
 from pauserec.config.settings import (
     Columns,
-    CooccurrenceSettings,
     DataConfig,
     DecodingConfig,
     EmbedderConfig,
-    EvaluatedModel,
-    EvaluationConfig,
     ItemColumns,
     ModelConfig,
     PromptConfig,

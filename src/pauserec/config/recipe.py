@@ -8,12 +8,12 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from pauserec.config.baselines import Baseline, TigerConfig
+from pauserec.config.evaluation import EvaluationConfig
 from pauserec.config.settings import (
     NAME,
     DataConfig,
     DecodingConfig,
     EmbedderConfig,
-    EvaluationConfig,
     ModelConfig,
     PromptConfig,
     QuantizerConfig,

@@ -16,8 +16,8 @@ from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import ADDED_ROWS
 from pauserec.records import Dataset, FloatArray
 from pauserec.report.page import EmbeddingRows, Example, ReportContent, ShownItem, read_log
+from pauserec.results.finished import RANKS
 from pauserec.results.ledger import table_rows
-from pauserec.results.testing import RANKS
 from pauserec.runs.files import read_table
 from pauserec.runs.folder import FinishedStep, Run
 from pauserec.semantic_ids.codes import SemanticIds

@@ -1,6 +1,5 @@
 """Testing what a run trained, and the files that say how it went: result.json and ranks.parquet."""
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,21 +24,17 @@ from pauserec.config import (
 )
 from pauserec.config.settings import LATER
 from pauserec.data.dataset import load_dataset
-from pauserec.errors import RunError
 from pauserec.evaluation.evaluate import Result, evaluate
 from pauserec.evaluation.ranks import SCHEMA, write_ranks
 from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, FinalFit, Recommender, Split
+from pauserec.results.finished import METRICS, RANKS, RESULT, made_from
 from pauserec.runs import processes
-from pauserec.runs.files import MANIFEST, file_hash, read_table, write_atomically, write_table
+from pauserec.runs.files import read_table, write_atomically, write_table
 from pauserec.runs.folder import FinishedStep, Run
-from pauserec.runs.place import RECIPE, rerun
 from pauserec.semantic_ids.codes import SemanticIds
 
-RESULT = "result.json"
-RANKS = "ranks.parquet"
-METRICS = "metrics.json"
 COST = ("training_seconds", "share", "device_hours", "tokens", "tokens_per_second", "peak_memory_bytes", "mfu")
 """The ledger's keys that the run log repeats at its end."""
 
@@ -108,38 +103,6 @@ class ModelTest(Settings):
             cache_bytes=cache_bytes,
             compile=compile,
         )
-
-
-def open_finished(path: Path) -> Run:
-    """A run folder to read from, whose steps are all of one recipe: the one that stands in it. Raises RunError."""
-    run = Run.existing(path)
-    remedy = f"finish it with {rerun(path)}"
-    try:
-        content = orjson.loads((path / RESULT).read_bytes())
-        recipe, steps, manifests = content["recipe_sha256"], dict(content["steps"]), dict(content.get("manifests", {}))
-    except FileNotFoundError:
-        raise RunError(f"{path} is not finished: {remedy}") from None
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        raise RunError(f"{path / RESULT} is damaged: delete it and {remedy}") from None
-    # the file as it stands: parsed and dumped again, a newer version would add its new settings
-    if recipe != hashlib.sha256((path / RECIPE).read_bytes()).hexdigest():
-        raise RunError(f"{path} holds results of another recipe than its {RECIPE}: {remedy}")
-    run.expected = {name: (fingerprint, manifests.get(name)) for name, fingerprint in steps.items()}
-    return run
-
-
-def made_from(run: Run) -> dict[str, Any]:
-    """What a result was made from: recipe, steps, and their manifests, which differ when a step is done a second time."""
-    return {
-        "recipe_sha256": recipe_hash(run.recipe),
-        "steps": {name: step.fingerprint for name, step in run.steps.items()},
-        "manifests": {name: file_hash(step.path / MANIFEST) for name, step in run.steps.items()},
-    }
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of the resolved recipe."""
-    return hashlib.sha256(recipe.dump().encode()).hexdigest()
 
 
 def ranking_of(recipe: Recipe) -> Ranking:

@@ -22,7 +22,8 @@ from pauserec.llm.model import ADDED_ROWS
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.vocabulary import find_vocabulary
 from pauserec.records import Dataset
-from pauserec.results.testing import RESULT, ModelTest, model_test, open_finished
+from pauserec.results.finished import RESULT, open_finished
+from pauserec.results.testing import ModelTest, model_test
 from pauserec.runs.files import MANIFEST, fsync_folder, hashes
 from pauserec.runs.folder import FinishedStep, Run
 from pauserec.runs.place import RECIPE

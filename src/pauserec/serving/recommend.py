@@ -17,7 +17,8 @@ from pauserec.config import EvaluatedModel
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import RecipeError, RunError
 from pauserec.records import Dataset, FloatArray, IntArray, Item, Offer, Recommendations, Recommender, Scored
-from pauserec.results.testing import counted_test, model_test, open_finished
+from pauserec.results.finished import open_finished
+from pauserec.results.testing import counted_test, model_test
 from pauserec.runs.folder import Run
 from pauserec.semantic_ids.codes import SemanticIds
 
