@@ -65,20 +65,17 @@ def test_links_between_files_lead_somewhere(page: Path) -> None:
 def test_the_tree_lists_every_file() -> None:
     tree = re.search(r"```\nsrc/pauserec/\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert tree is not None
-    named, folder = set(), ""
+    named: set[str] = set()
+    folders: list[str] = []
     for line in tree[1].splitlines():
-        depth = len(line) - len(line.lstrip())
-        names = re.match(r"\s*(\S+(?:, \S+)*)", line)
-        assert names is not None
-        for name in names[1].split(", "):
-            if name.endswith("/"):
-                folder = name
-            elif name.endswith((".py", ".html")):
-                named.add(name if depth == 2 else folder + name)
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth - 1 :] = [name] if name.endswith("/") else []
+        if name.endswith(".py"):
+            named.add("".join(folders) + name)
     files = (ROOT / "src/pauserec").rglob("*.py")
     expected = {path.relative_to(ROOT / "src/pauserec").as_posix() for path in files if path.stat().st_size}
     inits = {name for name in expected if name.endswith("/__init__.py")}
-    assert {name for name in named if name.endswith(".py")} == expected - inits
+    assert named == expected - inits
 
 
 @pytest.mark.parametrize(
