@@ -1,5 +1,7 @@
 """The command line as another program calls it."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,3 +11,20 @@ def cli(*arguments: object, folder: Path | None = None) -> subprocess.CompletedP
     """Runs `pauserec ARGUMENTS` in a folder (the current one by default), whatever it ends with."""
     command = [sys.executable, "-m", "pauserec", *map(str, arguments)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+
+
+def together(count: int, *command: str) -> list[subprocess.Popen[bytes]]:
+    """The same command in `count` processes that know of each other, as torchrun starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(count)
+    ]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_tree import CONFIGS
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,6 +16,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from backbones import CONFIGS
 from pauserec.config import ModelConfig
 from pauserec.errors import ModelError
 from pauserec.llm.pretrained import in_tree_passes, pretrained

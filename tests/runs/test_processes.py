@@ -1,11 +1,7 @@
 """Several processes: the losses and ranks of one, and a clear end when one of them is killed."""
 
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,27 +12,11 @@ import orjson
 import polars as pl
 import pytest
 
+from commands import together
 from pauserec.config import Recipe
 from pauserec.pipeline import run
 
 STAGES = ("cpt", "sft", "pause_pretrain", "implicit_sft")
-
-
-def processes(count: int, *command: str) -> list[subprocess.Popen[bytes]]:
-    """The same command in `count` processes that know of each other, as torchrun starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(
-            [sys.executable, *command],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(count)
-    ]
 
 
 def losses(out: Path) -> dict[tuple[str, int], float]:
@@ -71,7 +51,7 @@ def test_two_processes_are_killed_resume_and_do_what_one_does(alone: Path, tmp_p
     options = [part for change in changes for part in ("--set", change)]
     recipe, out = alone.parent / "tiny.toml", tmp_path / "both"
     command = ("-m", "pauserec", "run", str(recipe), "--out", str(out), *options)
-    both = processes(2, *command)
+    both = together(2, *command)
     checkpoint = tmp_path / "both" / "sft.partial" / "training" / "checkpoint-1" / "manifest.json"
     while not checkpoint.exists() and all(process.poll() is None for process in both):
         time.sleep(0.01)
@@ -82,7 +62,7 @@ def test_two_processes_are_killed_resume_and_do_what_one_does(alone: Path, tmp_p
     assert "another process of this run ended" in said.decode()
     assert "Traceback" not in said.decode()
 
-    both = processes(2, *command)
+    both = together(2, *command)
     for process in both:
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said.decode()
@@ -105,13 +85,13 @@ def test_two_processes_are_killed_resume_and_do_what_one_does(alone: Path, tmp_p
 
 def test_a_checkpoint_of_other_processes_is_refused(alone: Path, tmp_path: Path) -> None:
     command = ("-m", "pauserec", "run", str(alone.parent / "tiny.toml"), "--out", str(tmp_path / "out"))
-    (one,) = processes(1, *command)
+    (one,) = together(1, *command)
     checkpoint = tmp_path / "out" / "cpt.partial" / "training" / "checkpoint-1" / "manifest.json"
     while not checkpoint.exists() and one.poll() is None:
         time.sleep(0.001)
     one.send_signal(signal.SIGKILL)
     one.communicate()
-    both = processes(1, "-m", "torch.distributed.run", "--nproc-per-node", "2", *command)
+    both = together(1, "-m", "torch.distributed.run", "--nproc-per-node", "2", *command)
     for process in both:
         _, said = process.communicate(timeout=60)
         assert process.returncode

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_parallel import processes
 from torch import distributed
 from transformers import AutoModelForCausalLM
 
+from commands import together
 from pauserec.training.sharding import fill, gathered, is_sharded, restore, shard, whole
 
 
 def test_a_sharded_step_equals_a_whole_one(tiny_model: Path) -> None:
-    for process in processes(2, __file__, str(tiny_model)):
+    for process in together(2, __file__, str(tiny_model)):
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said.decode()
 

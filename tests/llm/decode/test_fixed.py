@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decoder import prompts_of
-from test_tree import CONFIGS
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 import pauserec
+from backbones import CONFIGS
 from pauserec.decoding.beam import Beams, Normalise
 from pauserec.decoding.catalogue import Catalogue, Filter
 from pauserec.llm.decode.decoder import decode

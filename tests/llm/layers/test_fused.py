@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_tree import CONFIGS, as_tree, make
 from torch._dynamo.testing import CompileCounter
 from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
 
 import pauserec
+from backbones import CONFIGS, as_tree, make
 from pauserec.llm import packed
 from pauserec.llm.layers.fused import FusedBackbone, can_fuse
 from pauserec.llm.layers.packed import can_pack

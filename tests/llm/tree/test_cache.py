@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_tree import CONFIGS, as_tree, make, separately
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from backbones import CONFIGS, as_tree, make, separately
 from pauserec.llm.tree.cache import BranchPass, ExtendPass, TreeCache
 
 CPU = torch.device("cpu")
