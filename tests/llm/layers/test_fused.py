@@ -11,7 +11,7 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
 
 import pauserec
 from backbones import CONFIGS, as_tree, make
-from pauserec.llm import packed
+from pauserec.llm.layers import packed
 from pauserec.llm.layers.fused import FusedBackbone, can_fuse
 from pauserec.llm.layers.packed import can_pack
 from pauserec.llm.tree.cache import BranchPass, ExtendPass, TreeCache
