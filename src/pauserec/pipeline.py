@@ -63,7 +63,7 @@ def run(
         folder = Run.open(recipe, out, redo)
         folder.on_step = on_step
         tested = steps(folder)
-        return processes.agree(lambda: _finish(folder, tested))
+        return processes.broadcast(lambda: _finish(folder, tested))
 
 
 def steps(folder: Run) -> dict[str, FinishedStep]:
@@ -135,7 +135,7 @@ def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> None:
     if recipe.makes_ids and (before is None or before.embedder.name != recipe.embedder.name):
         check_name(recipe.embedder.name, "embedder", "embedder.name")
     if recipe.stages and (before is None or before.model != recipe.model):
-        processes.agree(lambda: _check_backbone(recipe.model))
+        processes.broadcast(lambda: _check_backbone(recipe.model))
 
 
 def _check_backbone(model: ModelConfig) -> None:

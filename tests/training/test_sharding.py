@@ -9,7 +9,7 @@ from torch import distributed
 from transformers import AutoModelForCausalLM
 
 from commands import together
-from pauserec.training.sharding import fill, gathered, is_sharded, restore, shard, whole
+from pauserec.training.sharding import copy_full, full, gathered, is_sharded, restore, shard
 
 
 def test_a_sharded_step_equals_a_whole_one(tiny_model: Path) -> None:
@@ -36,9 +36,9 @@ def step(folder: Path) -> None:
     distributed.all_reduce(loss := loss.detach())
     assert float(loss) / 2 == pytest.approx(float(expected.detach()), rel=1e-5)
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(whole(one.grad), other.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(full(one.grad), other.grad, rtol=1e-4, atol=1e-6)
 
-    fill(next(model.parameters()), torch.full_like(next(plain.parameters()), 0.5))
+    copy_full(next(model.parameters()), torch.full_like(next(plain.parameters()), 0.5))
     with gathered(model):
         assert (model.model.embed_tokens.weight == 0.5).all()
     restore(model)

@@ -105,11 +105,11 @@ def evaluate(
             raise ValueError(f"recommender gave items of shape {ranking.items.shape}, not {(len(inputs), top_k)}")
         tops.append(ranking.items)
     top = np.full((len(histories), top_k), -1, dtype=np.int64)
-    for chunks, found in zip(shares, processes.share(tops) if share else [tops], strict=True):
+    for chunks, found in zip(shares, processes.all_gather(tops) if share else [tops], strict=True):
         for (begin, stop), items in zip(chunks, found, strict=True):
             top[begin:stop] = items
     if share:
-        seconds = sum(processes.share(seconds))
+        seconds = sum(processes.all_gather(seconds))
     return _result(histories, top, dataset, split, seen, seconds, (bootstrap, seed))
 
 

@@ -75,11 +75,11 @@ class Run:
     def open(cls, recipe: Recipe, path: Path, redo: tuple[str, ...] = ()) -> Self:
         """Create the folder, or go on in it. Raises RunError if `path` holds something that is no run."""
         check_place(path)
-        processes.wait()
+        processes.barrier()
         if processes.is_main():
             make_folder(path)
             write_atomically(path / RECIPE, recipe.dump().encode())
-        processes.wait()
+        processes.barrier()
         return cls(path, recipe, frozenset(redo))
 
     @classmethod
@@ -133,18 +133,18 @@ class Run:
         """
         if processes.is_main():
             self._publish(name)  # what a kill left between its manifest and its place
-        done = processes.agree(lambda: self.is_done(name, settings, inputs, files))
+        done = processes.broadcast(lambda: self.is_done(name, settings, inputs, files))
         self.on_step(name, done)
         if not done:
             partial = self.path / f"{name}.partial"
             if processes.is_main():
                 self._open(name, partial, self.fingerprint(name, settings, inputs), _contents(inputs, files))
-            processes.wait()
+            processes.barrier()
             if processes.is_main():
                 self._do(name, partial, function, settings, inputs)
             elif collective:
                 function(settings, *inputs, out=partial, log=lambda **_: None)
-            processes.wait()
+            processes.barrier()
             self.steps.pop(name, None)
             self._redo.discard(name)
         return self.finished(name)

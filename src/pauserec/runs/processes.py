@@ -1,4 +1,4 @@
-"""Several processes of one run, as torchrun starts them: who is who, waiting for each other, agreeing.
+"""Several processes of one run, as torchrun starts them: who is who, barrier, broadcast, all_gather.
 
 Process 0 alone writes. What only it can know (what is done, where to resume from) it tells the others, so that all of
 them take the same way. Without torchrun there is one process, and nothing here does anything (or imports torch).
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pauserec.errors import RunError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=24)
+LONGEST_WAIT = timedelta(hours=24)
 """How long processes wait for one that does a step alone. One that ends is noticed at once."""
 SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "ncclRemoteError")
 """What gloo and NCCL say when another process is gone."""
@@ -33,10 +33,10 @@ def joined() -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     global _talk
     distributed.init_process_group(backend)
-    _talk = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    _talk = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
     try:
         yield
-        wait()
+        barrier()
     except RuntimeError as error:
         if not _another_ended(error):
             raise
@@ -64,19 +64,19 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def wait() -> None:
+def barrier() -> None:
     """Go on once every process is here."""
-    share(None)
+    all_gather(None)
 
 
-def agree(find: Callable[[], T]) -> T:
+def broadcast(find: Callable[[], T]) -> T:
     """What `find` gives in process 0, in every process."""
     if not _several():
         return find()
-    return share(find() if is_main() else None)[0]  # type: ignore[return-value]
+    return all_gather(find() if is_main() else None)[0]  # type: ignore[return-value]
 
 
-def share(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The value of every process, in order."""
     if not _several():
         return [value]

@@ -84,7 +84,7 @@ def fit(
     )
     # its name for: do not wrap the model in DDP
     trainer.is_distributed_loading_by_transformers = not together or is_sharded(module)
-    resume = processes.agree(lambda: newest_checkpoint(folder))
+    resume = processes.broadcast(lambda: newest_checkpoint(folder))
     size = Size(steps, done=_step_of(resume), tokens=batches.tokens)
     watch = Watch(trainer, settings, folder, log, validate, _validation_steps(batches, settings, steps, per_step), size)
     trainer.remove_callback(PrinterCallback)
@@ -99,7 +99,7 @@ def fit(
         "targets": round(trainer.targets),
         "tokens_per_second": round(watch.tokens_per_second(), 1),
         "device_hours": round(seconds * processes.world() / 3600, 5),
-        "peak_memory_bytes": max(processes.share(peak_memory())),
+        "peak_memory_bytes": max(processes.all_gather(peak_memory())),
         "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
         **watch.summary(),
@@ -245,7 +245,7 @@ class _Trainer(TimedTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
-        total = sum(processes.share(float(sum(batch["count"] for batch in batch_samples))))
+        total = sum(processes.all_gather(float(sum(batch["count"] for batch in batch_samples))))
         self.targets += total
         return torch.tensor(total / processes.world(), device=device)  # gradients are averaged over the processes
 
@@ -287,7 +287,7 @@ class _Trainer(TimedTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         pause = time.perf_counter()
         super()._save_checkpoint(model, trial)
-        processes.wait()  # each process wrote its random state
+        processes.barrier()  # each process wrote its random state
         if processes.is_main():
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             aside = self.aside + time.perf_counter() - pause

@@ -18,7 +18,7 @@ from pauserec.runs import processes
 
 
 def shard(module: nn.Module, layers: Iterable[nn.Module]) -> None:
-    """Part `module` among the processes: each of `layers` is gathered for its own pass, all else while `module` runs."""
+    """Shard `module` among the processes: each of `layers` is gathered for its own pass, all else while `module` runs."""
     device = next(module.parameters()).device
     mesh = init_device_mesh(device.type, (processes.world(),))
     for layer in layers:
@@ -31,13 +31,13 @@ def is_sharded(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
-def whole(value: Tensor) -> Tensor:
-    """All of a parameter, whether it is parted or not."""
+def full(value: Tensor) -> Tensor:
+    """All of a parameter, sharded or not."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def fill(parameter: Tensor, value: Tensor) -> None:
-    """Write a whole value into a parameter, parted or not."""
+def copy_full(parameter: Tensor, value: Tensor) -> None:
+    """Write a full value into a parameter, sharded or not."""
     with torch.no_grad():
         if isinstance(parameter, DTensor):
             value = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
@@ -49,30 +49,32 @@ def gathered(module: nn.Module) -> Iterator[None]:
     """Hold the weights outside the layers for the length of the block, to use `module`'s parts without its own forward."""
     if isinstance(module, FSDPModule):
         module.unshard()
-    yield
-    if isinstance(module, FSDPModule):
-        module.reshard()
+    try:
+        yield
+    finally:
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def restore(module: nn.Module) -> None:
-    """Put whole parameters in the place of parted ones, for good."""
+    """Put whole parameters in the place of sharded ones, for good."""
     known: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
             if isinstance(parameter, DTensor):
                 if id(parameter) not in known:
-                    known[id(parameter)] = nn.Parameter(whole(parameter.detach()), parameter.requires_grad)
+                    known[id(parameter)] = nn.Parameter(full(parameter.detach()), parameter.requires_grad)
                 part.register_parameter(name, known[id(parameter)])
 
 
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def optimizer_state(module: nn.Module, optimizer: Any) -> dict[str, Any]:
     """The optimizer's whole state, in the first process; empty in the others."""
-    return get_optimizer_state_dict(module, optimizer, options=_WHOLE)
+    return get_optimizer_state_dict(module, optimizer, options=_FULL)
 
 
 def load_optimizer_state(module: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
     """Put each process's part of a whole state into its optimizer."""
-    set_optimizer_state_dict(module, optimizer, state, options=_WHOLE)
+    set_optimizer_state_dict(module, optimizer, state, options=_FULL)

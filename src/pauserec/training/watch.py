@@ -19,12 +19,12 @@ from pauserec.errors import PauserecError, RunError
 from pauserec.evaluation.validation import METRIC
 from pauserec.runs import processes
 from pauserec.runs.files import write_atomically
-from pauserec.training.sharding import fill, whole
+from pauserec.training.sharding import copy_full, full
 
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:
     """The parameters that train, whole, by name; tied ones once."""
-    named = [(name, whole(p.detach())) for name, p in module.named_parameters() if p.requires_grad]
+    named = [(name, full(p.detach())) for name, p in module.named_parameters() if p.requires_grad]
     return {name: weights.cpu().contiguous() for name, weights in named}
 
 
@@ -33,7 +33,7 @@ def load_trained(module: nn.Module, path: Path) -> None:
     saved = load_file(path)
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            fill(parameter, saved[name])
+            copy_full(parameter, saved[name])
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if self._validate is None or state.global_step not in self._schedule:
             return
         pause = time.perf_counter()
-        metrics = processes.share(self._validate())[0]  # a tie may be broken otherwise on another GPU
+        metrics = processes.all_gather(self._validate())[0]  # a tie may be broken otherwise on another GPU
         self._trainer.model.train()
         self._log(global_step=state.global_step, **metrics)
         best = max((score[METRIC] for score in self._scores), default=-1.0)
@@ -160,10 +160,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def load_best(self, module: nn.Module) -> None:
         """Leave the weights with the best validation score in the module."""
-        processes.wait()
+        processes.barrier()
         if self._scores:
             load_trained(module, self._best_file(self._best(self._scores)["step"]))
-        processes.wait()
+        processes.barrier()
 
     def summary(self) -> dict[str, Any]:
         """The validations made and which of them was best."""
