@@ -1,9 +1,12 @@
 """The training loop: its loss, its best checkpoint, its stops, and the checkpoints it trusts."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import orjson
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,9 @@ from pauserec.config import SftConfig
 from pauserec.errors import PauserecError, RunError
 from pauserec.evaluation.validation import METRIC
 from pauserec.runs.device import forget_peak, peak_memory
-from pauserec.training.loop import fit, newest_checkpoint
+from pauserec.runs.files import hashes
+from pauserec.training.checkpoints import newest_checkpoint
+from pauserec.training.loop import fit
 
 
 class Line(nn.Module):
@@ -59,6 +64,69 @@ def test_the_loss_is_the_mean_over_the_targets_of_an_optimizer_step(tmp_path: Pa
     accumulated = losses(tmp_path / "a", Points([3, 1]), accumulate=2)
     assert accumulated == [pytest.approx(sum(by_hand) / 4)]
     assert losses(tmp_path / "b", Points([3]))[0] == pytest.approx(by_hand[0] / 3)
+
+
+class Noisy(Line):
+    """With dropout: what it draws must go on where it stopped."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(torch.nn.functional.dropout(x, 0.5, self.training), y)
+
+
+def test_a_resumed_training_has_the_losses_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    def attempt(out: Path, stop: int | None) -> dict[int, float]:
+        found: dict[int, float] = {}
+
+        def log(**line: Any) -> None:
+            if line["global_step"] == stop:
+                raise KeyboardInterrupt
+            found[line["global_step"]] = line["loss"]
+
+        out.mkdir(exist_ok=True)
+        with suppress(KeyboardInterrupt):
+            fit(Noisy(), Points([8] * 9), settings(save_every=2, accumulate=1, learning_rate=0.01), out=out, log=log)
+        return found
+
+    whole = attempt(tmp_path / "whole", None)
+    parts = attempt(tmp_path / "parts", 4) | attempt(tmp_path / "parts", 8) | attempt(tmp_path / "parts", None)
+    assert parts == whole
+    assert len(whole) == 9
+
+
+def test_a_checkpoint_of_the_first_version_is_gone_on_with(tmp_path: Path) -> None:
+    """Its random state held NumPy's, too."""
+    whole = losses(tmp_path / "whole", Points([4] * 4), save_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), Points([4] * 4), settings(save_every=2), out=tmp_path, log=interrupted_at(3, "loss"))
+    checkpoint = tmp_path / "training" / "checkpoint-2"
+    torch.save({"cpu": torch.get_rng_state(), "numpy": np.random.get_state()}, checkpoint / "rng_state.pth")
+    (checkpoint / "manifest.json").unlink()
+    (checkpoint / "manifest.json").write_bytes(orjson.dumps(hashes(checkpoint)))
+    found: list[float] = []
+    fit(Line(), Points([4] * 4), settings(), out=tmp_path, log=lambda **line: found.append(line["loss"]))
+    assert found == whole[2:]
+
+
+def test_the_gradient_norm_is_that_of_the_mean_over_all_targets_of_a_step(tmp_path: Path) -> None:
+    norms: list[float] = []
+    once = {"settings": settings(accumulate=3), "log": lambda **line: norms.append(line["grad_norm"])}
+    fit(Line(), Points([3, 1, 2]), out=tmp_path, **once)
+    # d/dw of (w x - 2 x)^2 at w = 0 is -4 x^2
+    assert norms == [pytest.approx(sum(4.0 * x * x for n in (3, 1, 2) for x in range(1, n + 1)) / 6)]
+
+
+def test_batches_may_be_made_from_the_weights_of_now(tmp_path: Path) -> None:
+    line, seen = Line(), []
+
+    class Rollouts(Points):
+        def __getitem__(self, number: int) -> dict[str, Any]:
+            seen.append(line.weight.item())
+            return super().__getitem__(number)
+
+    after: list[float] = []
+    fit(line, Rollouts([4] * 4), settings(), out=tmp_path, log=lambda **_: after.append(line.weight.item()))
+    assert seen == [0.0, *after[:-1]]
+    assert len(set(seen)) == 4
 
 
 def test_training_ends_with_the_best_validated_weights(tmp_path: Path) -> None:

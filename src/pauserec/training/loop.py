@@ -1,44 +1,49 @@
-"""The one training loop: transformers' Trainer over planned batches, with checkpoints that survive kill -9.
+"""The one training loop: planned or fresh batches, validation, checkpoints that survive kill -9.
 
-The Trainer's own checkpoints are not crash-safe: a save cut short leaves a folder that looks newest and cannot be loaded.
-Here a manifest with every file's hash is written last, and a run resumes from the newest checkpoint whose manifest holds.
-The best weights by validation are kept beside them and are what training ends with.
+accelerate brings devices, DDP, gradient clipping and trackers. Precision is torch's own autocast, because accelerate keeps
+one precision per process and the stages of a run differ. Batches are asked for one optimizer step at a time, so that a
+stage may make them from the weights of now (rollouts).
 """
 
-import os
-import shutil
+import math
+import re
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-import orjson
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, TrainingArguments
-from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from pauserec.config import TrainingSettings
-from pauserec.errors import PauserecError, RecipeError, RunError
+from pauserec.errors import PauserecError, RecipeError
 from pauserec.runs import processes
-from pauserec.runs.device import forget_peak, peak_memory
-from pauserec.runs.files import MANIFEST, hashes, verify, write_atomically
-from pauserec.runs.folder import RESUMING
+from pauserec.runs.device import best_device, forget_peak, peak_memory
+from pauserec.runs.folder import RESUMING, WATCHING
+from pauserec.runs.progress import StepBar
 from pauserec.training.batches import IGNORE
-from pauserec.training.sharding import is_sharded, load_optimizer_state, optimizer_state, restore
-from pauserec.training.watch import Size, TimedTrainer, Watch, load_trained, trained_weights
+from pauserec.training.checkpoints import (
+    BestWeights,
+    Clock,
+    newest_checkpoint,
+    read_checkpoint,
+    step_of,
+    write_checkpoint,
+)
+from pauserec.training.sharding import is_sharded, restore
 
-ELAPSED = "elapsed.json"
-"""In each checkpoint: seconds (and those of validation) and targets that led to it, over all attempts, and processes."""
+_NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+"""Names of parameters that weight decay leaves alone, as transformers' Trainer has them."""
 
 
 class PlannedBatches(Protocol):
-    """All batches of a run, by number; each is the keyword arguments of the module's forward, plus `count` targets."""
+    """All batches of a run, by number; each is the keyword arguments of the module's forward, plus `count` targets.
+
+    A batch is asked for once, right before the optimizer step that takes it, in order.
+    """
 
     epoch_ends: list[int]
     tokens: int
@@ -67,232 +72,220 @@ def fit(
     batches, so that with N of them a step holds N times `accumulate` batches, and its loss is normalised by all their
     targets; otherwise each of them does what one alone would do.
     Resumes from `out`/training if there is something to resume from. Returns seconds, tokens, trainable_parameters, steps.
-    Raises RunError where the checkpoint there is of another number of processes, or its best weights are lost.
+    Raises RunError where the checkpoint there is of another number of processes, or its best weights are lost;
+    PauserecError when the loss is no number.
     """
     folder = out / RESUMING
     folder.mkdir(exist_ok=True)
     forget_peak()
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
-    shared = together and processes.world() > 1
-    per_step = settings.accumulate * (processes.world() if shared else 1)
-    steps = -(-len(batches) // per_step)
-    trainer = _Trainer(
-        model=module,
-        args=_arguments(settings, folder, steps, bfloat16),
-        train_dataset=_Share(batches, steps * settings.accumulate) if shared else batches,
-        data_collator=_only,
-    )
-    # its name for: do not wrap the model in DDP
-    trainer.is_distributed_loading_by_transformers = not together or is_sharded(module)
-    resume = processes.broadcast(lambda: newest_checkpoint(folder))
-    size = Size(steps, done=_step_of(resume), tokens=batches.tokens)
-    watch = Watch(trainer, settings, folder, log, validate, _validation_steps(batches, settings, steps, per_step), size)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(watch)
-    trainer.go(resume, over=watch.out_of_patience())
-    seconds = trainer.seconds()
-    watch.load_best(module)
+    training = _Training(module, batches, settings, out, bfloat16=bfloat16, together=together)
+    training.run(log, validate)
+    seconds = training.clock.seconds()
+    training.best.load(module)
     restore(module)
     summary = {
         "training_seconds": round(seconds, 3),
-        "tokens": int(batches.tokens * trainer.state.global_step / steps),
-        "targets": round(trainer.targets),
-        "tokens_per_second": round(watch.tokens_per_second(), 1),
+        "tokens": int(batches.tokens * training.step / training.steps),
+        "targets": round(training.clock.targets),
+        "tokens_per_second": round(training.tokens_per_second(), 1),
         "device_hours": round(seconds * processes.world() / 3600, 5),
         "peak_memory_bytes": max(processes.all_gather(peak_memory())),
         "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
-        "steps": trainer.state.global_step,
-        **watch.summary(),
+        "steps": training.step,
+        **training.best.summary(),
     }
     if save is not None and processes.is_main():
         save(out)
     return summary
 
 
-def check_trackers(stages: Iterable[TrainingSettings]) -> None:
-    """Raise RecipeError, before anything is done, where a stage names a tracker that is unknown or not installed."""
-    installed = get_available_reporting_integrations()
-    for stage in stages:
-        for name in stage.tracking:
-            if name not in INTEGRATION_TO_CALLBACK:
-                known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-                raise RecipeError(f"{stage.name}: tracking knows no {name!r}, only {known}")
-            if name not in installed:
-                raise RecipeError(f"{stage.name}: the tracker {name!r} is not installed: install it, or leave it out")
+class _Step(NamedTuple):
+    """What an optimizer step says of itself: loss a target, norm of the gradient before it was cut, learning rate."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole. Broken ones, left by a kill in the middle of a save, are removed."""
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            manifest = orjson.loads((path / MANIFEST).read_bytes())
-            verify(path, manifest)
-        except (FileNotFoundError, orjson.JSONDecodeError, PauserecError):
-            shutil.rmtree(path)
-        else:
-            whole.append(path)
-    return max(whole, key=_step_of, default=None)
+class _Training:
+    """A module on its way through the batches."""
 
+    def __init__(
+        self,
+        module: nn.Module,
+        batches: PlannedBatches,
+        settings: TrainingSettings,
+        out: Path,
+        *,
+        bfloat16: bool,
+        together: bool,
+    ) -> None:
+        from accelerate import Accelerator
 
-def _earlier(checkpoint: Path) -> dict[str, float]:
-    """What led to a checkpoint. Raises RunError if other processes than these would go on from it."""
-    content: dict[str, float] = orjson.loads((checkpoint / ELAPSED).read_bytes())
-    if content["processes"] != processes.world():
-        raise RunError(
-            f"{checkpoint} was written by {content['processes']} processes and this run has {processes.world()}: start as "
-            f"many, or delete {checkpoint.parent}"
+        self._module, self._batches, self._settings, self._folder = module, batches, settings, out / RESUMING
+        self._bfloat16, self._shared = bfloat16, together and processes.world() > 1
+        self._per_step = settings.accumulate * (processes.world() if self._shared else 1)
+        self.steps = -(-len(batches) // self._per_step)
+        self._accelerator = Accelerator(
+            cpu=best_device().type == "cpu", log_with=list(settings.tracking) or None, project_dir=str(out / WATCHING)
         )
-    return content
+        wrap = self._shared and not is_sharded(module)
+        self._wrapped = self._accelerator.prepare_model(module) if wrap else module.to(self._accelerator.device)
+        self._optimizer = _adamw(module, settings)
+        torch.manual_seed(settings.seed)
+        torch.empty((), dtype=torch.int64).random_()  # as a data loader did once: dropout draws what it always drew
+        checkpoint = processes.broadcast(lambda: newest_checkpoint(self._folder))
+        self.step = step_of(checkpoint)
+        self.clock = read_checkpoint(checkpoint, module, self._optimizer) if checkpoint else Clock()
+        self.best = BestWeights(self._folder, self.step, getattr(settings, "patience", None))
 
+    def run(self, log: Callable[..., None], validate: Callable[[], dict[str, float]] | None) -> None:
+        """Do the steps that are left, until patience is over."""
+        due = self._validation_steps() if validate is not None else set()
+        if self._settings.tracking:
+            self._accelerator.init_trackers("pauserec")
+        with StepBar(self._settings.name, self.steps, self.step) as bar:
+            while self.step < self.steps and not self.best.out_of_patience():
+                done = self._optimize()
+                self.step += 1
+                if validate is not None and self.step in due:
+                    self._validate(validate, log)
+                self._report(done, log, bar)
+                over = self.step == self.steps or self.best.out_of_patience()
+                if over or self.step % self._settings.save_every == 0:
+                    write_checkpoint(self._folder, self.step, self._module, self._optimizer, self.clock)
+                    self.best.checkpointed(self.step)
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
 
-class _Share(Dataset[dict[str, Any]]):
-    """This process's part of the batches: every `world`-th, and as many as the others have.
+    def tokens_per_second(self) -> float:
+        """So far, over all attempts, all processes together, validating and saving left out."""
+        seconds = self.clock.seconds() - self.clock.aside
+        return float(self._batches.tokens / self.steps * self.step / seconds)
 
-    Where batches run out, a batch without targets stands in: it adds nothing, but all processes take the same steps.
-    """
+    def _optimize(self) -> _Step:
+        """One optimizer step: the loss is summed over its batches and divided by all their targets."""
+        world = processes.world() if self._shared else 1
+        batches = [batch for place in range(self._settings.accumulate) if (batch := self._batch(place)) is not None]
+        count = float(sum(batch.pop("count") for batch in batches))
+        targets = sum(processes.all_gather(count)) if self._shared else count
+        self._module.train()
+        rate = self._settings.learning_rate * _rate_factor(self._settings, self.step, self.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        loss = torch.zeros((), device=self._accelerator.device)
+        for place, batch in enumerate(batches):
+            # sharded gradients are reduced with every batch, those of DDP with the last
+            alone = self._shared and not is_sharded(self._module) and place < len(batches) - 1
+            with self._accelerator.no_sync(self._wrapped) if alone else nullcontext():
+                with torch.autocast(loss.device.type, torch.bfloat16, enabled=self._bfloat16):
+                    part = self._wrapped(**self._on_device(batch))
+                part = part / (targets / world)  # gradients are averaged over the processes
+                self._accelerator.backward(part)
+            loss += part.detach()
+        norm = self._accelerator.clip_grad_norm_(self._module.parameters(), self._settings.max_grad_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.clock.targets += targets
+        losses = processes.all_gather(loss.item()) if self._shared else [loss.item()]
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return _Step(sum(losses) / len(losses), float(norm), rate)
 
-    def __init__(self, batches: PlannedBatches, count: int) -> None:
-        self._batches, self._count = batches, count
+    def _batch(self, place: int) -> dict[str, Any] | None:
+        """A batch of the coming step, or None after the last.
 
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        place = number * processes.world() + processes.rank()
-        if place < len(self._batches):
-            return self._batches[place]
+        Of several processes each takes every `world`-th. Where batches run out, a batch without targets stands in: it adds
+        nothing, but all processes take the same steps.
+        """
+        number = self.step * self._settings.accumulate + place
+        if not self._shared:
+            return dict(self._batches[number]) if number < len(self._batches) else None
+        number = number * processes.world() + processes.rank()
+        if number < len(self._batches):
+            return dict(self._batches[number])
         batch = self._batches[0]
         return batch | {"labels": np.full_like(batch["labels"], IGNORE), "count": 0}
 
+    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Arrays as tensors on the device, everything else as it is."""
+        device = self._accelerator.device
+        return {
+            key: torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
+            for key, value in batch.items()
+        }
 
-def _step_of(checkpoint: Path | None) -> int:
-    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    def _validation_steps(self) -> set[int]:
+        every = getattr(self._settings, "validate_every", 0)
+        if every:
+            return {*range(every, self.steps + 1, every), self.steps}
+        return {min(self.steps, -(-end // self._per_step)) for end in self._batches.epoch_ends}
 
-
-def _only(batch: list[dict[str, Any]]) -> dict[str, Any]:
-    (planned,) = batch
-    return {key: torch.from_numpy(value) if hasattr(value, "dtype") else value for key, value in planned.items()}
-
-
-def _arguments(settings: TrainingSettings, folder: Path, steps: int, bfloat16: bool) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=settings.accumulate,
-        max_steps=steps,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        warmup_steps=round(settings.warmup * steps),
-        lr_scheduler_type=settings.schedule,
-        max_grad_norm=settings.max_grad_norm,
-        optim="adamw_torch_fused",
-        bf16=bfloat16,
-        use_cpu=not torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=settings.save_every,
-        save_total_limit=2,
-        report_to=list(settings.tracking),
-        seed=settings.seed,
-        data_seed=settings.seed,
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        remove_unused_columns=False,
-        train_sampling_strategy="sequential",
-    )
-    # with several GPUs and one process, Trainer would cut the flat row of tokens in pieces (DataParallel)
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-def _validation_steps(batches: PlannedBatches, settings: TrainingSettings, steps: int, per_step: int) -> set[int]:
-    every = getattr(settings, "validate_every", 0)
-    if every:
-        return {*range(every, steps + 1, every), steps}
-    return {min(steps, -(-end // per_step)) for end in batches.epoch_ends}
-
-
-class _Trainer(TimedTrainer):
-    """Sequential planned batches; a loss normalised by the targets of the whole optimizer step; trained weights saved."""
-
-    loss_is_scaled_for_ga = True
-    targets = 0.0
-    """Targets so far, over all attempts and processes."""
-
-    def go(self, resume: Path | None, *, over: bool) -> None:
-        """Train, from a checkpoint on if there is one; `over`: it was the last, and only the result was not saved yet."""
-        earlier = _earlier(resume) if resume else {}
-        self.begin, self.targets = time.perf_counter() - earlier.get("seconds", 0.0), earlier.get("targets", 0.0)
-        self.aside = earlier.get("aside", 0.0)
-        if over:
-            self.state.global_step = _step_of(resume)
-        else:
-            self.train(resume_from_checkpoint=str(resume) if resume else None)
-
-    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
-        return nullcontext()  # every micro-batch's gradients are reduced; the Trainer's way wants its own kind of model
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        loader: DataLoader[Any] = DataLoader(
-            self.train_dataset, batch_size=1, collate_fn=self.data_collator, shuffle=False
-        )
-        # of several processes each has its own batches already
-        return loader if processes.world() > 1 else self.accelerator.prepare(loader)
-
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
-        if not batch_samples:
-            return None
-        total = sum(processes.all_gather(float(sum(batch["count"] for batch in batch_samples))))
-        self.targets += total
-        return torch.tensor(total / processes.world(), device=device)  # gradients are averaged over the processes
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
-    ) -> Tensor:
-        loss: Tensor = model(**{key: value for key, value in inputs.items() if key != "count"})
-        return loss / (inputs["count"] if num_items_in_batch is None else num_items_in_batch)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        weights = trained_weights(self.model)
-        if processes.is_main():
-            folder = Path(output_dir or self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(weights, folder / "model.safetensors")
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_trained(self.model, Path(resume_from_checkpoint) / "model.safetensors")
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if is_sharded(self.model):
-            state = optimizer_state(self.model, self.optimizer.optimizer)
-            if processes.is_main():
-                torch.save(state, Path(output_dir) / "optimizer.pt")
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not is_sharded(self.model):
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        state = torch.load(Path(checkpoint) / "optimizer.pt", weights_only=True)
-        load_optimizer_state(self.model, self.optimizer.optimizer, state)
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _validate(self, validate: Callable[[], dict[str, float]], log: Callable[..., None]) -> None:
         pause = time.perf_counter()
-        super()._save_checkpoint(model, trial)
-        processes.barrier()  # each process wrote its random state
-        if processes.is_main():
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            aside = self.aside + time.perf_counter() - pause
-            elapsed = {"seconds": self.seconds(), "aside": aside, "targets": self.targets}
-            elapsed["processes"] = processes.world()
-            write_atomically(folder / ELAPSED, orjson.dumps(elapsed))
-            write_atomically(folder / MANIFEST, orjson.dumps(hashes(folder)))
-        self.aside += time.perf_counter() - pause
+        metrics = processes.all_gather(validate())[0]  # a tie may be broken otherwise on another GPU
+        self._log(log, metrics)
+        self.best.add(self.step, metrics, self._module)
+        self.clock.aside += time.perf_counter() - pause
+
+    def _report(self, done: _Step, log: Callable[..., None], bar: StepBar) -> None:
+        """Write a step's loss. Raises PauserecError when it is not a number."""
+        if not math.isfinite(done.loss):
+            raise PauserecError(
+                f"stage {self._settings.name!r}: the loss is not a number at step {self.step}: lower learning_rate"
+            )
+        bar.show(self.step, done.loss)
+        self._log(log, done._asdict() | {"tokens_per_second": round(self.tokens_per_second())})
+
+    def _log(self, log: Callable[..., None], values: dict[str, float]) -> None:
+        log(global_step=self.step, **values)
+        if self._settings.tracking:
+            self._accelerator.log({f"train/{key}": value for key, value in values.items()}, step=self.step)
+
+
+def _adamw(module: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW; biases and norms are not decayed."""
+    norms = {
+        f"{name}.{own}" if name else own
+        for name, part in module.named_modules()
+        if isinstance(part, nn.LayerNorm)
+        for own, _ in part.named_parameters()
+    }
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (others if name in norms or _NOT_DECAYED.search(name.lower()) else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def _rate_factor(settings: TrainingSettings, step: int, steps: int) -> float:
+    """Learning rate of the step after `step` steps, as a share of the highest: a linear rise, then by the schedule."""
+    warmup = round(settings.warmup * steps)
+    if step < warmup:
+        return step / max(1, warmup)
+    left: dict[Literal["constant_with_warmup", "linear", "cosine"], float] = {
+        "constant_with_warmup": 1.0,
+        "linear": (steps - step) / max(1, steps - warmup),
+        "cosine": 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))),
+    }
+    return max(0.0, left[settings.schedule])
+
+
+def check_trackers(stages: Iterable[TrainingSettings]) -> None:
+    """Raise RecipeError, before anything is done, where a stage names a tracker that is unknown or not installed."""
+    wanted = [(stage.name, tracker) for stage in stages for tracker in stage.tracking]
+    if not wanted:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    for stage, tracker in wanted:
+        if tracker not in LOGGER_TYPE_TO_CLASS:
+            raise RecipeError(f"{stage}: tracking knows no {tracker!r}, only {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+        if tracker not in installed:
+            extra = "pip install 'pauserec[tensorboard]'" if tracker == "tensorboard" else f"pip install {tracker}"
+            raise RecipeError(f"{stage}: the tracker {tracker!r} is not installed: {extra}, or leave it out")
