@@ -17,14 +17,16 @@ from pauserec.config import DecodingConfig, ImplicitSftConfig, NextItemJob, Prom
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Corpus, Format, Prompts
-from pauserec.llm.tree.passes import Document, TreePass
+from pauserec.llm.tree.passes import TreePass
+from pauserec.llm.tree.rule import Layout
+from pauserec.llm.tree.samples import Sample, collate
 from pauserec.records import Dataset
 from pauserec.runs.device import bfloat16_is_fast, peak_memory
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_documents, document_tokens
 from pauserec.stages.next_item import NextItemSamples, Window, windows
 from pauserec.stages.objective import Objective
-from pauserec.training.batches import IGNORE, Sample, collate, pack
+from pauserec.training.batches import IGNORE, pack
 
 BATCH = 16
 """Samples of a padded batch."""
@@ -84,7 +86,7 @@ def packed_step(objective: Objective, samples: Sequence[Sample], bfloat16: bool,
         batch = collate([samples[member] for member in members], opening)
         tokens, labels = torch.from_numpy(batch["tokens"]), torch.from_numpy(batch["labels"])
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = objective(tokens, labels, batch["layout"], batch["opening"]) / count
+            loss = objective(tokens, labels, batch["layout"]) / count
         loss.backward()
 
 
@@ -272,7 +274,7 @@ def packing_efficiency(bench: Bench, batches: int = 40) -> float:
         linear = 2.0 * weights * (before + sum(lengths))
         pairs = before * (before + 1) / 2 + sum(n * before + n * (n + 1) / 2 for n in lengths)
         needed += linear + 4.0 * width * pairs
-        computed += linear + 4.0 * width * TreePass([Document(n) for n in lengths], opening=before).pairs
+        computed += linear + 4.0 * width * TreePass(Layout.of([(n, ()) for n in lengths], before)).pairs
     return round(needed / computed, 4)
 
 

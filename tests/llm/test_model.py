@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.tree.passes import Document, TreePass
+from pauserec.llm.tree.passes import TreePass
+from pauserec.llm.tree.rule import Layout
 from pauserec.runs.device import cpu_doubles_bfloat16
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.training.losses import full_softmax_loss
@@ -24,7 +25,7 @@ def test_a_checkpoint_is_a_plain_hugging_face_folder(base: Path, sixteen: Semant
     plain = AutoModelForCausalLM.from_pretrained(base)
     tokens = torch.randint(0, model.vocabulary.used, (9,))
     with torch.no_grad():
-        ours = model.logits(model.hidden(tokens, TreePass([Document(9)])))
+        ours = model.logits(model.hidden(tokens, TreePass(Layout.of_trunks([9]))))
         theirs = plain(tokens[None]).logits[0, :, : model.vocabulary.used]
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
@@ -35,7 +36,7 @@ def test_a_row_block_has_the_full_models_gradient_on_its_rows_and_no_other(base:
     tokens = torch.randint(0, model.vocabulary.used, (30,))
 
     def loss() -> torch.Tensor:
-        hidden = model.hidden(tokens, TreePass([Document(30)]))
+        hidden = model.hidden(tokens, TreePass(Layout.of_trunks([30])))
         return full_softmax_loss(hidden[:-1], tokens[1:], model.output())
 
     whole = loss()

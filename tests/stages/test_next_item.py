@@ -18,12 +18,13 @@ from pauserec.data.dataset import load_dataset
 from pauserec.errors import ModelError
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format, Prompts
+from pauserec.llm.tree.samples import Branch, Sample, collate
 from pauserec.pipeline import job_of
 from pauserec.records import Item
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import NextItemSamples, Window, windows
 from pauserec.stages.objective import Objective
-from pauserec.training.batches import IGNORE, Branch, Sample, collate
+from pauserec.training.batches import IGNORE
 
 SEQUENCE = np.array([3, 1, 4, 15, 9, 2, 6, 5])
 

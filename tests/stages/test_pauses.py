@@ -12,7 +12,8 @@ from pauserec.config import PausePretrainConfig, PromptConfig, Recipe
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel, load_rows
 from pauserec.llm.prompts import Corpus, Format, Prompts
-from pauserec.llm.tree.passes import Document, TreePass
+from pauserec.llm.tree.passes import TreePass
+from pauserec.llm.tree.rule import Layout
 from pauserec.pipeline import job_of
 from pauserec.records import Dataset, Item
 from pauserec.runs.folder import FinishedStep
@@ -37,7 +38,7 @@ def prompt_logits(model: LanguageModel, run: Path, pauses: int) -> torch.Tensor:
     ids, items = SemanticIds.load(run / "semantic_ids"), load_dataset(run / "dataset").items
     prompts = Prompts(model.tokenizer, model.vocabulary, ids, items, PromptConfig(), Format(("title",), pauses))
     tokens = torch.tensor(prompts.prompt(np.array([1, 2, 3])))
-    hidden = model.hidden(tokens, TreePass([Document(len(tokens))]))
+    hidden = model.hidden(tokens, TreePass(Layout.of_trunks([len(tokens)])))
     return model.logits(hidden[-1], model.vocabulary.level_rows(0))
 
 
@@ -196,5 +197,5 @@ def test_an_objective_is_a_sum_over_targets(model: LanguageModel) -> None:
     objective = Objective(model)
     tokens, labels = torch.from_numpy(batch["tokens"]), torch.from_numpy(batch["labels"])
     whole = objective(tokens, labels, batch["layout"])
-    parts = [objective(tokens[i : i + 2], labels[i : i + 2], [(2, ())]) for i in range(0, 6, 2)]
+    parts = [objective(tokens[i : i + 2], labels[i : i + 2], Layout.of_trunks([2])) for i in range(0, 6, 2)]
     torch.testing.assert_close(whole, torch.stack(parts).sum())

@@ -1,6 +1,7 @@
 """Planned batches: every sample once an epoch, within the limit, the same for the same seed."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -8,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pauserec.errors import RecipeError
-from pauserec.training.batches import IGNORE, Batches, Branch, Sample, collate, labelled, pack
+from pauserec.training.batches import Batches, pack
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 
 
 def plan(lengths: list[int], epochs: float = 1.0, seed: int = 0, limit: int = 60) -> Batches[int]:
-    def build(sample: int) -> Sample:
-        return Sample(np.full(lengths[sample], sample), np.full(lengths[sample], sample))
+    def make(samples: Sequence[int]) -> dict[str, np.ndarray]:
+        return {"tokens": np.repeat(samples, [lengths[sample] for sample in samples])}
 
     return Batches(
         lambda epoch, rng: range(len(lengths)),
         lambda sample: lengths[sample],
-        build,
+        make,
         epochs=epochs,
         batch_tokens=limit,
         seed=seed,
@@ -52,18 +53,3 @@ def test_half_an_epoch_is_half_its_batches() -> None:
 def test_nothing_to_train_on_is_an_error() -> None:
     with pytest.raises(RecipeError, match="nothing to train on"):
         plan([])
-
-
-def test_labels_are_the_next_tokens_that_count() -> None:
-    tokens, labels = labelled([1, 2, 3, 4, 5], [False, True, False, True, False])
-    assert tokens.tolist() == [1, 2, 3]
-    assert labels.tolist() == [2, IGNORE, 4]
-
-
-def test_a_batch_is_one_flat_row() -> None:
-    branch = Branch(1, np.array([7, 8]), np.array([IGNORE, 9]))
-    sample = Sample(np.array([1, 2]), np.array([IGNORE, 3]), (branch,))
-    batch = collate([sample, sample])
-    assert batch["tokens"].tolist() == [1, 2, 7, 8] * 2
-    assert batch["layout"] == [(2, ((1, 2),))] * 2
-    assert batch["count"] == 4

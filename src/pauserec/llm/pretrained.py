@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pauserec.config import ModelConfig
 from pauserec.errors import ModelError
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.tree.passes import Document, TreePass
+from pauserec.llm.tree.passes import TreePass
+from pauserec.llm.tree.rule import Layout
 from pauserec.llm.vocabulary import Vocabulary
 
 TOLERANCE = 1e-3
@@ -64,7 +65,7 @@ def in_tree_passes(name: str, hf: Any, tokenizer: Any, vocabulary: Vocabulary) -
         alone = [hf(part[None], use_cache=False).logits[0] for part in (first, trunk, torch.cat([trunk[:3], branch]))]
         expected = torch.cat([alone[0], alone[1], alone[2][3:]])[:, : vocabulary.used]
         model = LanguageModel(hf, tokenizer, vocabulary)
-        tree = TreePass([Document(4), Document(5, ((3, 3),))])
+        tree = TreePass(Layout.of([(4, ()), (5, [(3, 3)])]))
         try:
             found = model.logits(model.hidden(tokens, tree))
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:

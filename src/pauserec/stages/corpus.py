@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 
 from pauserec.llm.prompts import Corpus
+from pauserec.llm.tree.samples import Sample, collate, labelled
 from pauserec.records import Dataset, IntArray
-from pauserec.training.batches import Batches, Sample, labelled
+from pauserec.training.batches import Batches
 
 Kind = Literal["text_first", "sid_first", "history"]
 
@@ -65,7 +66,7 @@ def corpus_batches(
     return Batches(
         lambda epoch, rng: documents,
         lambda document: lengths[document.number],
-        build,
+        lambda chosen: collate([build(document) for document in chosen]),
         epochs=epochs,
         batch_tokens=batch_tokens,
         seed=seed,

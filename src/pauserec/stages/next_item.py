@@ -20,13 +20,14 @@ from pauserec.evaluation.validation import validator
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Format, Prompts
 from pauserec.llm.recommender import LLMRecommender
+from pauserec.llm.tree.samples import Branch, Sample, collate, labelled
 from pauserec.records import IntArray
 from pauserec.runs.device import best_device
 from pauserec.runs.folder import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective, trains_in_bfloat16
-from pauserec.training.batches import IGNORE, Batches, Branch, Sample, labelled
+from pauserec.training.batches import IGNORE, Batches
 from pauserec.training.loop import fit
 from pauserec.training.sharding import gathered, is_sharded
 
@@ -70,15 +71,15 @@ class NextItemSamples:
 
     def batches(self) -> Batches[Window]:
         """The plan of the whole stage."""
-        stage = self._stage
+        stage, opening = self._stage, self._prompts.opening
         return Batches(
             self._windows,
             self.length,
-            self.build,
+            lambda chosen: collate([self.build(window) for window in chosen], opening),
             epochs=stage.epochs,
             batch_tokens=stage.batch_tokens,
             seed=stage.seed,
-            opening=self._prompts.opening,
+            opening=len(opening),
         )
 
     def _windows(self, epoch: int, rng: np.random.Generator) -> list[Window]:

@@ -10,7 +10,7 @@ from pauserec.config import LanguageTraining, ModelConfig
 from pauserec.errors import ModelError
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.tree.flex import tree_pass
-from pauserec.llm.tree.passes import Document
+from pauserec.llm.tree.rule import Layout
 from pauserec.runs import processes
 from pauserec.runs.device import best_device, use_bfloat16
 from pauserec.training.batches import IGNORE
@@ -61,10 +61,9 @@ class Objective(nn.Module):
             layer.self_attn.o_proj.register_forward_hook(drop)
             layer.mlp.register_forward_hook(drop)
 
-    def forward(self, tokens: Tensor, labels: Tensor, layout: list[Any], opening: int = 0) -> Tensor:
-        """tokens, labels: int64 [N]; layout, opening: see data.batches.collate. Gives a float32 scalar."""
-        documents = [Document(trunk, tuple(branches)) for trunk, branches in layout]
-        tree = tree_pass(documents, tokens.device, opening, flex=self._flex)
+    def forward(self, tokens: Tensor, labels: Tensor, layout: Layout) -> Tensor:
+        """tokens, labels: int64 [N]; layout: who sees whom (llm/tree/samples.py). Gives a float32 scalar."""
+        tree = tree_pass(layout, tokens.device, flex=self._flex)
         embedded = dropout(self.model.embed(tokens), self._rate, self.training)
         chosen = (labels != IGNORE).nonzero()[:, 0]
         hidden, targets = self.model.hidden(embedded, tree)[chosen], labels[chosen]

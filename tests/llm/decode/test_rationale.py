@@ -14,7 +14,8 @@ from pauserec.llm.decode.prefixes import MarkedPrompt
 from pauserec.llm.decode.rationale import Rationales
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.llm.tree.cache import TreeCache
-from pauserec.llm.tree.passes import Document, TreePass
+from pauserec.llm.tree.passes import TreePass
+from pauserec.llm.tree.rule import Layout
 
 HISTORIES = [np.array(items) for items in ([3, 4, 5], [7], list(range(20, 34)))]
 
@@ -33,7 +34,7 @@ def by_hand(recommender: LLMRecommender, prompt: list[int], steps: int) -> list[
     """Greedy text, every step a whole pass."""
     tokens = list(prompt)
     for _ in range(steps):
-        states = recommender.model.hidden(torch.tensor(tokens), TreePass([Document(len(tokens))]))
+        states = recommender.model.hidden(torch.tensor(tokens), TreePass(Layout.of_trunks([len(tokens)])))
         tokens.append(int(recommender.model.logits(states[-1]).argmax()))
     return tokens[len(prompt) :]
 

@@ -10,7 +10,8 @@ from transformers import (
 from backbones import CONFIGS, SHAPE, as_tree, make, separately
 from pauserec.errors import ModelError
 from pauserec.llm.tree.flex import FlexPass
-from pauserec.llm.tree.passes import IMPLEMENTATION, LITTLE, MUCH, Document, TreePass
+from pauserec.llm.tree.passes import IMPLEMENTATION, LITTLE, MUCH, TreePass
+from pauserec.llm.tree.rule import Layout
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -27,15 +28,15 @@ def test_branches_equal_separate_sequences(
 ) -> None:
     monkeypatch.setattr("pauserec.llm.tree.passes.LITTLE", padding)
     model = make(config)
-    documents = [Document(12, ((5, 4), (12, 3), (8, 2))), Document(7), Document(9, ((9, 10),))]
-    first, *rows = [torch.randint(0, 100, (n,)) for n in (opening, *(document.length for document in documents))]
-    states = as_tree(model, torch.cat([first, *rows]), kind(documents, opening=opening))
-    opened, *found = states.split([opening, *(document.length for document in documents)])
-    for document, ids, states in zip(documents, rows, found, strict=True):
-        trunk = separately(model, torch.cat([first, ids[: document.trunk]]))
-        torch.testing.assert_close(torch.cat([opened, states[: document.trunk]]), trunk, atol=1e-4, rtol=0)
-        start = document.trunk
-        for attach, length in document.branches:
+    documents = [(12, [(5, 4), (12, 3), (8, 2)]), (7, []), (9, [(9, 10)])]
+    lengths = [opening, *(trunk + sum(length for _, length in branches) for trunk, branches in documents)]
+    first, *rows = [torch.randint(0, 100, (n,)) for n in lengths]
+    states = as_tree(model, torch.cat([first, *rows]), kind(Layout.of(documents, opening)))
+    opened, *found = states.split(lengths)
+    for (start, branches), ids, states in zip(documents, rows, found, strict=True):
+        trunk = separately(model, torch.cat([first, ids[:start]]))
+        torch.testing.assert_close(torch.cat([opened, states[:start]]), trunk, atol=1e-4, rtol=0)
+        for attach, length in branches:
             alone = separately(model, torch.cat([first, ids[:attach], ids[start : start + length]]))
             torch.testing.assert_close(states[start : start + length], alone[opening + attach :], atol=1e-4, rtol=0)
             start += length
@@ -45,7 +46,7 @@ def test_input_embeddings_receive_the_same_gradient() -> None:
     model = make(LlamaConfig(**SHAPE))
     ids = torch.randint(0, 100, (9,))
     embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
-    tree = TreePass([Document(6, ((4, 3),))])
+    tree = TreePass(Layout.of([(6, [(4, 3)])]))
     model.set_attn_implementation(IMPLEMENTATION)
     out = model.base_model(
         inputs_embeds=embedded[None], position_ids=tree.positions(), use_cache=False, tree=tree

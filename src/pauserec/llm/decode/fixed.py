@@ -19,6 +19,7 @@ from pauserec.llm.decode.scorer import LevelScorer, TwoLevelScorer
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.tree.attention import attend, causal, lower, prepared
 from pauserec.llm.tree.cache import TreeCache, branch_tokens
+from pauserec.llm.tree.rule import visible_in_trunk
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class FixedPass:
         if window is None or window >= self._cache.room:
             output = causal(q, k, v, scale, None)
         else:  # a mask of this pass's own: one kept elsewhere could be freed while a graph still reads it
-            distance = self._columns[:, None] - self._columns
-            seen = ((distance >= 0) & (distance < window))[None, None]
+            place, key = self._columns[:, None], self._columns
+            seen = visible_in_trunk(place, key, window)[None, None]
             output = attend(q, k, v, scale, prepared(seen, q, k))
         return output.transpose(0, 1).flatten(1, 2)[None]
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from pauserec.llm.tree.rule import visible_in_trunk
+
 BLOCK = 128
 """Queries run together on a CPU."""
 LONG = 1024
@@ -57,8 +59,8 @@ def _block(q: Tensor, k: Tensor, v: Tensor, scale: float, start: int, stop: int)
 def _causal_mask(start: int, stop: int, window: int | None, device: torch.device) -> Tensor:
     """bool [1, 1, stop - start, stop]: what the queries from start to stop see."""
     with torch.inference_mode(False):  # kept from a call in inference mode, it must serve training too
-        distance = torch.arange(start, stop, device=device)[:, None] - torch.arange(stop, device=device)
-        seen = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+        places = torch.arange(start, stop, device=device)[:, None]
+        seen: Tensor = visible_in_trunk(places, torch.arange(stop, device=device), window)
         return seen[None, None]
 
 

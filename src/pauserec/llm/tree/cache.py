@@ -15,7 +15,8 @@ from torch import Tensor
 from pauserec.decoding.beam import LOOK_AHEAD
 from pauserec.errors import ModelError
 from pauserec.llm.tree.attention import attend, causal, lower, prepared
-from pauserec.llm.tree.passes import Document, TreePass
+from pauserec.llm.tree.passes import TreePass
+from pauserec.llm.tree.rule import NOBODY, TRUNK, Layout, visible, visible_in_trunk
 
 
 def branch_tokens(beams: int, levels: int) -> int:
@@ -96,9 +97,7 @@ class ExtendPass:
         self._positions = column.to(cache.device)
         self._places = (row * cache.width + column).to(cache.device)
         self._cold = not any(self._begin)
-        self._fresh = (
-            TreePass([Document(n) for n in lengths], cache.device) if self._cold and len(lengths) > 1 else None
-        )
+        self._fresh = TreePass(Layout.of_trunks(lengths), cache.device) if self._cold and len(lengths) > 1 else None
         self._padded = (row * max(lengths) + offset).to(cache.device)
         self._masks: dict[int | None, Tensor] = {}
         self.last = (torch.tensor(lengths).cumsum(0) - 1).clamp(min=0).to(cache.device)
@@ -144,11 +143,9 @@ class ExtendPass:
         """bool [B, 1, longest, T]: what each new token may see; a padded query sees the first key, and is thrown away."""
         device = self._cache.device
         begin = torch.tensor(self._begin, device=device)[:, None, None]
-        position = begin + torch.arange(max(self._lengths), device=device)[:, None]
+        place = begin + torch.arange(max(self._lengths), device=device)[:, None]
         key = torch.arange(max(self._cache.past), device=device)
-        mask = key <= position
-        if window is not None:
-            mask &= position - key < window
+        mask: Tensor = visible_in_trunk(place, key, window)
         return mask[:, None]
 
 
@@ -191,31 +188,24 @@ class BranchPass:
         return output.transpose(0, 1).reshape(1, heads, -1, width)
 
     def _mask(self, window: int | None) -> Tensor:
-        """bool [B, 1, K + M, R + steps * K + K + M]: the trunk, each token's ancestors, and itself."""
-        batch, beams, device = len(self._past), self._beams, self._past.device
-        itself = torch.eye(self._width, dtype=torch.bool, device=device).expand(batch, -1, -1)
-        mask = self._seen(window, len(self._ancestors), self._ancestors, itself[:, :beams])
+        """bool [B, 1, K + M, R + steps * K + K + M]: the trunk, each token's ancestors, and itself.
+
+        A token is a branch of its own. An ancestor may have several descendants, so a key belongs to another branch for every
+        query: to the query's own where it is among its ancestors, else to nobody's.
+        """
+        device, beams, steps = self._past.device, self._beams, len(self._ancestors)
+        token = torch.arange(self._width, device=device)
+        deeper = (token >= beams).long()
+        line, parent = list(self._ancestors), token.expand(len(self._past), -1)
         if self._owners is not None:
-            parents = torch.zeros_like(itself[:, beams:])
-            if window is None or window > 1:
-                parents[..., :beams] = _one_hot(self._owners, beams)
-            inherited = [step.gather(1, self._owners) for step in self._ancestors]
-            more = self._seen(window, len(inherited) + 1, inherited, itself[:, beams:] | parents)
-            mask = torch.cat([mask, more], dim=1)
-        return mask[:, None]
-
-    def _seen(self, window: int | None, depth: int, ancestors: Sequence[Tensor], own: Tensor) -> Tensor:
-        """What tokens `depth` levels below the trunk see; own: of this pass's tokens."""
-        trunk = torch.arange(self._cache.room, device=self._past.device)
-        seen = trunk < self._past[:, None]
-        if window is not None:
-            seen = seen & (self._past[:, None] + depth - trunk < window)
-        steps = [_one_hot(parents, self._beams) for parents in ancestors]
-        if window is not None:
-            steps = [step & (depth - number < window) for number, step in enumerate(steps)]
-        return torch.cat([seen[:, None].expand(-1, own.shape[1], -1), *steps, own], dim=-1)
-
-
-def _one_hot(index: Tensor, width: int) -> Tensor:
-    """bool [..., width]; PyTorch's own waits for the device to check the index."""
-    return index[..., None] == torch.arange(width, device=index.device)
+            line = [torch.cat([step, step.gather(1, self._owners)], dim=1) for step in line]
+            parent = torch.cat([parent[:, :beams], self._owners], dim=1)
+        own = (token[:, None] == token) | (parent[..., None] == token)
+        descends = torch.cat([*(step[..., None] == token[:beams] for step in line), own], dim=-1)
+        branch = torch.where(descends, token[:, None], NOBODY)
+        trunk = torch.arange(self._cache.room, device=device)
+        below = torch.cat([torch.arange(steps, device=device).repeat_interleave(beams), steps + deeper])
+        past = self._past[:, None, None]
+        query = (0, token[:, None], past + steps + deeper[:, None], past)
+        seen = [visible(query, (0, TRUNK, trunk, 0), window), visible(query, (0, branch, past + below, 0), window)]
+        return torch.cat(seen, dim=-1)[:, None]

@@ -6,7 +6,7 @@ Here every token carries what decides who sees it, and a compiled kernel skips t
 Shapes: N tokens of the pass, H heads, G key/value heads, D head width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,19 +15,16 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from pauserec.llm.tree.attention import lower
-from pauserec.llm.tree.passes import Document, TreePass
-
-BRANCHLESS = -1
+from pauserec.llm.tree.passes import TreePass
+from pauserec.llm.tree.rule import Layout, visible
 
 
 class FlexPass(TreePass):
     """See TreePass: the same documents, positions and results."""
 
-    def __post_init__(self) -> None:
-        rows = [_tokens(number, document) for number, document in enumerate(self.documents)]
-        place = torch.arange(self.opening)
-        first = torch.stack([torch.full_like(place, -1), torch.full_like(place, BRANCHLESS), place, place + 1])
-        self._marks = torch.cat([first, *rows], dim=1).to(self.device)
+    def __init__(self, layout: Layout, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        self.marks = layout.marks(self.device)
         self._masks: dict[int | None, BlockMask] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
@@ -44,29 +41,14 @@ class FlexPass(TreePass):
 
     def _visible(self, window: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         """Whether token i may see token j."""
-        document, branch, place, limit = self._marks
-        position = self.positions()[0]
+        document, branch, place, limit = self.marks
 
-        def visible(_: Tensor, __: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            opening = (document[j] < 0) & (j <= i)
-            trunk = (document[i] == document[j]) & (branch[j] == BRANCHLESS) & (place[j] < limit[i])
-            own = (branch[i] == branch[j]) & (branch[j] != BRANCHLESS) & (document[i] == document[j]) & (j <= i)
-            near = position[i] - position[j] < (len(position) if window is None else window)
-            seen: Tensor = (opening | trunk | own) & near
+        def sees(_: Tensor, __: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            query, key = ([part[at] for part in (document, branch, place, limit)] for at in (i, j))
+            seen: Tensor = visible(query, key, window)
             return seen
 
-        return visible
-
-
-def _tokens(number: int, document: Document) -> Tensor:
-    """For every token of a document: the document, its branch, its place in the trunk, and how much trunk it sees. [4, n]"""
-    trunk = torch.arange(document.trunk)
-    branch, limit = torch.full_like(trunk, BRANCHLESS), trunk + 1
-    for own, (attach, length) in enumerate(document.branches):
-        branch = torch.cat([branch, torch.full((length,), own)])
-        limit = torch.cat([limit, torch.full((length,), attach)])
-    place = torch.cat([trunk, torch.full((len(branch) - len(trunk),), document.trunk)])
-    return torch.stack([torch.full_like(branch, number), branch, place, limit])
+        return sees
 
 
 @cache
@@ -76,6 +58,6 @@ def _kernel(*, compiled: bool) -> Callable[..., Any]:
     return torch.compile(kernel, dynamic=True) if compiled else kernel
 
 
-def tree_pass(documents: Sequence[Document], device: torch.device, opening: int, *, flex: bool) -> TreePass:
+def tree_pass(layout: Layout, device: torch.device, *, flex: bool) -> TreePass:
     """A pass over whole documents, by the kernel that was asked for."""
-    return (FlexPass if flex else TreePass)(documents, device, opening)
+    return (FlexPass if flex else TreePass)(layout, device)

@@ -1,15 +1,13 @@
 """A trunk and its branches in one forward pass.
 
 Documents lie one after another in a single flat row of tokens, without padding: linear layers see only real tokens, and
-attention runs per document. A document is a trunk (causal) and branches. A branch sees the first `attach` tokens of its
-trunk and its own earlier tokens, never another branch, and its positions go on from `attach`. So the states of a branch
-equal those of a separate sequence `trunk[:attach] + branch`. All documents may begin with the same tokens (the words of
-a prompt's template): these stand in the row once, first, and every document sees them.
+attention runs per document. Who sees whom is said in llm/tree/rule.py: so the states of a branch equal those of a separate
+sequence `trunk[:attach] + branch`.
 
 It works for every Hugging Face causal LM whose attention goes through `ALL_ATTENTION_FUNCTIONS` (Llama, Qwen3, Gemma 3,
 ...): the pass rides through the model's forward as a keyword argument and is met again inside our attention function.
 
-Shapes: N tokens of the pass, H heads, G key/value heads, D head width, T trunk tokens, n document tokens.
+Shapes: N tokens of the pass, H heads, G key/value heads, D head width, b documents of a bucket, L queries, n keys.
 """
 
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from transformers import AttentionInterface
 
 from pauserec.errors import ModelError
 from pauserec.llm.tree.attention import attend, blocks, causal, lower
+from pauserec.llm.tree.rule import PLACE, Layout, visible
 
 IMPLEMENTATION = "pauserec_tree"
 
@@ -31,100 +30,57 @@ LITTLE, MUCH = (1.2, 8), (2.0, 64)
 
 
 @dataclass(frozen=True)
-class Document:
-    """One document of a pass: `trunk` tokens, then the branches' tokens, branch after branch.
-
-    branches: (attach, length) of each; `attach` trunk tokens are visible to it, 1 <= attach <= trunk.
-    """
-
-    trunk: int
-    branches: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def length(self) -> int:
-        """Tokens of trunk and branches together."""
-        return self.trunk + sum(length for _, length in self.branches)
-
-    def positions(self) -> Tensor:
-        """Position of every token, int64 [n]."""
-        parts = [torch.arange(self.trunk)]
-        parts += [torch.arange(attach, attach + length) for attach, length in self.branches]
-        return torch.cat(parts)
-
-    def branch_mask(self, window: int | None, opening: int = 0) -> Tensor:
-        """Whether branch token i may see token j, bool [n - T, opening + n]; `window` limits how far back."""
-        n, trunk = self.length, self.trunk
-        attach = torch.cat([torch.full((length,), start) for start, length in self.branches])
-        owner = torch.cat([torch.full((length,), i) for i, (_, length) in enumerate(self.branches)])
-        position = self.positions()
-        mask = torch.ones(n - trunk, opening + n, dtype=torch.bool)
-        mask[:, opening : opening + trunk] = torch.arange(trunk) < attach[:, None]
-        mask[:, opening + trunk :] = (owner[:, None] == owner) & (position[trunk:, None] >= position[trunk:])
-        if window is not None:
-            mask &= position[trunk:, None] - torch.cat([torch.arange(-opening, 0), position]) < window
-        return mask
-
-
-@dataclass(frozen=True)
 class _Bucket:
     """Parts of similar documents, run as one padded batch. Padding of queries is thrown away, padding of keys never seen.
 
     queries, keys: int64 [b, L] and [b, n], flat positions (padded with a real one). real: places of true queries in [b * L].
-    documents: whose branches these are; none for trunks, which are causal: their padding comes last.
+    true_keys: bool [b, n], of branches; None for trunks, which are causal: their padding comes last.
     masks: per window bool [b, 1, L, n] of branches.
     """
 
     queries: Tensor
     keys: Tensor
     real: Tensor
-    documents: tuple[Document, ...] = ()
-    opening: int = 0
+    true_keys: Tensor | None = None
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-        """Attention output [H, real queries, D] from flat q [H, N, D] and k, v [G, N, D]."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, marks: Tensor) -> Tensor:
+        """Attention output [H, real queries, D] from flat q [H, N, D] and k, v [G, N, D]; marks: int64 [4, N]."""
         q, k, v = _take(q, self.queries), _take(k, self.keys), _take(v, self.keys)
-        output = attend(q, k, v, scale, self._mask(window)) if self.documents else causal(q, k, v, scale, window)
+        if self.true_keys is None:
+            output = causal(q, k, v, scale, window)
+        else:
+            output = attend(q, k, v, scale, self._mask(window, marks, self.true_keys))
         return output.transpose(0, 1).flatten(1, 2).index_select(1, self.real)
 
-    def _mask(self, window: int | None) -> Tensor:
+    def _mask(self, window: int | None, marks: Tensor, true_keys: Tensor) -> Tensor:
         if window not in self.masks:
-            mask = torch.zeros(*self.queries.shape, self.keys.shape[1], dtype=torch.bool)
-            mask[:, :, 0] = True
-            for row, document in enumerate(self.documents):
-                own = document.branch_mask(window, self.opening)
-                mask[row, : own.shape[0], : own.shape[1]] = own
-            self.masks[window] = mask[:, None].to(self.queries.device)
+            seen = visible(marks[:, self.queries, None], marks[:, self.keys][:, :, None], window)
+            self.masks[window] = (seen & true_keys[:, None])[:, None]
         return self.masks[window]
 
 
-@dataclass
 class TreePass:
-    """What the attention function needs to know about one pass over whole documents (llm/tree/cache.py: over cached ones).
+    """What the attention function needs to know about one pass over whole documents (llm/tree/cache.py: over cached ones)."""
 
-    opening: tokens at the row's start that every document begins with.
-    """
-
-    documents: Sequence[Document]
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    opening: int = 0
-
-    def __post_init__(self) -> None:
-        starts = torch.tensor([self.opening, *(document.length for document in self.documents)]).cumsum(0).tolist()
-        self._starts = starts[:-1]
-        trunks = [document.trunk for document in self.documents]
-        branched = [row for row, document in enumerate(self.documents) if document.branches]
-        self._buckets = [self._first()] if self.opening else []
+    def __init__(self, layout: Layout, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        self.marks = layout.marks(self.device)
+        self._opening = layout.opening
+        starts, trunks, lengths = (part.tolist() for part in layout.bounds())
         padding = MUCH if self.device.type == "cuda" else LITTLE
-        self._buckets += [self._trunks(rows) for rows in _similar(list(range(len(trunks))), trunks, padding)]
-        whole = [document.length for document in self.documents]
-        self._buckets += [self._branches(rows) for rows in _similar(branched, whole, padding)]
+        documents = range(len(starts))
+        branched = [row for row in documents if lengths[row] > trunks[row]]
+        self._buckets = [self._first()] if self._opening else []
+        for rows in _similar(documents, trunks, padding):
+            self._buckets.append(self._trunks([(starts[row], trunks[row]) for row in rows]))
+        for rows in _similar(branched, lengths, padding):
+            self._buckets.append(self._branches([(starts[row], trunks[row], lengths[row]) for row in rows]))
         self._order = torch.cat([bucket.queries.flatten()[bucket.real] for bucket in self._buckets]).argsort()
 
     def positions(self) -> Tensor:
         """Position ids, int64 [1, N]."""
-        parts = [document.positions() + self.opening for document in self.documents]
-        return torch.cat([torch.arange(self.opening), *parts]).to(self.device)[None]
+        return self.marks[PLACE][None]
 
     @property
     def pairs(self) -> int:
@@ -133,45 +89,46 @@ class TreePass:
         for bucket in self._buckets:
             rows, length = bucket.queries.shape
             before = bucket.keys.shape[1] - length
-            spans = [(0, length)] if bucket.documents else blocks(length)
+            spans = blocks(length) if bucket.true_keys is None else [(0, length)]
             total += rows * sum((stop - start) * (before + stop) for start, stop in spans)
         return total
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D]."""
         q, k, v = lower(q), lower(k), lower(v)
-        outputs = [bucket.attend(q[0], k[0], v[0], scale, window) for bucket in self._buckets]
+        outputs = [bucket.attend(q[0], k[0], v[0], scale, window, self.marks) for bucket in self._buckets]
         return torch.cat(outputs, dim=1).index_select(1, self._order)[None]
 
     def _first(self) -> _Bucket:
-        index, real = self._padded([(0, self.opening)])
-        return _Bucket(index, index, real)
+        index, true = self._padded([(0, self._opening)])
+        return _Bucket(index, index, _places(true))
 
-    def _trunks(self, rows: list[int]) -> _Bucket:
-        index, real = self._padded([(self._starts[row], self.documents[row].trunk) for row in rows])
-        return _Bucket(index, self._after_opening(index), real)
+    def _trunks(self, spans: list[tuple[int, int]]) -> _Bucket:
+        """spans: first token and length of each trunk."""
+        index, true = self._padded(spans)
+        return _Bucket(index, self._after_opening(index), _places(true))
 
-    def _branches(self, rows: list[int]) -> _Bucket:
-        documents = tuple(self.documents[row] for row in rows)
-        keys, _ = self._padded([(self._starts[row], self.documents[row].length) for row in rows])
-        queries, real = self._padded(
-            [
-                (self._starts[row] + self.documents[row].trunk, d.length - d.trunk)
-                for row, d in zip(rows, documents, strict=True)
-            ]
-        )
-        return _Bucket(queries, self._after_opening(keys), real, documents, self.opening)
+    def _branches(self, spans: list[tuple[int, int, int]]) -> _Bucket:
+        """spans: first token, length of the trunk and of the whole of each document."""
+        keys, true_keys = self._padded([(start, length) for start, _, length in spans])
+        queries, true = self._padded([(start + trunk, length - trunk) for start, trunk, length in spans])
+        seen = true_keys.new_ones(len(spans), self._opening)
+        return _Bucket(queries, self._after_opening(keys), _places(true), torch.cat([seen, true_keys], dim=1))
 
     def _after_opening(self, index: Tensor) -> Tensor:
-        return torch.cat([torch.arange(self.opening, device=self.device).expand(len(index), -1), index], dim=1)
+        return torch.cat([torch.arange(self._opening, device=self.device).expand(len(index), -1), index], dim=1)
 
     def _padded(self, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Flat positions of (start, length) spans, padded to the longest with each span's start; places of the true ones."""
+        """Flat positions of (start, length) spans, padded to the longest with each span's start; which of them are true."""
         starts, lengths = torch.tensor(spans).T
         places = torch.arange(int(lengths.max()))
-        real = places < lengths[:, None]
-        index = starts[:, None] + places * real
-        return index.to(self.device), real.flatten().nonzero()[:, 0].to(self.device)
+        true = places < lengths[:, None]
+        index = starts[:, None] + places * true
+        return index.to(self.device), true.to(self.device)
+
+
+def _places(true: Tensor) -> Tensor:
+    return true.flatten().nonzero()[:, 0]
 
 
 def _similar(rows: Sequence[int], lengths: Sequence[int], padding: tuple[float, int]) -> list[list[int]]:

@@ -1,0 +1,63 @@
+"""Training samples as trunks with branches, and many of them as one row of tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pauserec.llm.tree.rule import Layout
+from pauserec.records import IntArray
+from pauserec.training.batches import IGNORE
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A continuation of the first `attach` trunk tokens. tokens, labels: int64 [n]; labels[i] is what follows tokens[i]."""
+
+    attach: int
+    tokens: IntArray
+    labels: IntArray
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A trunk and its branches. tokens, labels: int64 [T]."""
+
+    tokens: IntArray
+    labels: IntArray
+    branches: tuple[Branch, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Tokens of trunk and branches together."""
+        return len(self.tokens) + sum(len(branch.tokens) for branch in self.branches)
+
+
+def labelled(tokens: Sequence[int], is_target: Sequence[bool]) -> tuple[IntArray, IntArray]:
+    """Inputs and next-token labels of a sequence; what follows the last target's predecessor is cut off.
+
+    tokens, is_target: length n. Gives two int64 [m] arrays, m < n.
+    """
+    ids = np.asarray(tokens, dtype=np.int64)
+    labels = np.where(np.asarray(is_target[1:], dtype=bool), ids[1:], IGNORE)
+    keep = int(np.flatnonzero(labels != IGNORE).max(initial=-1)) + 1
+    return ids[:keep], labels[:keep]
+
+
+def collate(samples: Sequence[Sample], opening: Sequence[int] | IntArray = ()) -> dict[str, Any]:
+    """One row of tokens without padding. tokens, labels: int64 [N]; layout: who sees whom; count: tokens with a label.
+
+    opening: tokens that all samples begin with, at the row's start once (nothing of it is a target).
+    """
+    parts: list[Sample | Branch] = []
+    for sample in samples:
+        parts += [sample, *sample.branches]
+    labels = np.concatenate([np.full(len(opening), IGNORE), *(part.labels for part in parts)])
+    documents = [(len(s.tokens), [(branch.attach, len(branch.tokens)) for branch in s.branches]) for s in samples]
+    return {
+        "tokens": np.concatenate([np.asarray(opening, dtype=np.int64), *(part.tokens for part in parts)]),
+        "labels": labels,
+        "layout": Layout.of(documents, len(opening)),
+        "count": int((labels != IGNORE).sum()),
+    }
