@@ -19,8 +19,9 @@ from pauserec.pipeline import run
 STAGES = ("cpt", "sft", "pause_pretrain", "implicit_sft")
 
 
-def losses(out: Path) -> dict[tuple[str, int], float]:
-    return {(line["step"], line["global_step"]): line["loss"] for line in loss_lines(out)}
+def steps(out: Path) -> dict[tuple[str, int], tuple[float, float]]:
+    """Loss and gradient norm of every step."""
+    return {(line["step"], line["global_step"]): (line["loss"], line["grad_norm"]) for line in loss_lines(out)}
 
 
 def loss_lines(out: Path) -> list[dict[str, Any]]:
@@ -66,14 +67,14 @@ def test_two_processes_are_killed_resume_and_do_what_one_does(alone: Path, tmp_p
     for process in both:
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said.decode()
-    found, expected = losses(tmp_path / "both"), losses(alone)
+    found, expected = steps(tmp_path / "both"), steps(alone)
     times = Counter((line["step"], line["global_step"]) for line in loss_lines(tmp_path / "both"))
     assert times["sft", 1] == 1, "the rerun went on from the checkpoint"
     assert {count for (step, _), count in times.items() if step != "sft"} == {1}, "one process alone writes"
     assert found.keys() == expected.keys()
     assert {step for step, _ in found} == {"semantic_ids", "sasrec", *STAGES}
     for key in expected:
-        assert found[key] == pytest.approx(expected[key], rel=1e-4), key
+        assert found[key] == pytest.approx(expected[key], rel=1e-3), key
     ranks = [
         pl.read_parquet(folder / "ranks.parquet").sort("model", "split", "user_id")["rank"]
         for folder in (tmp_path / "both", alone)
