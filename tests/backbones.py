@@ -11,7 +11,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from pauserec.llm.tree.passes import IMPLEMENTATION, Pass
+from pauserec.llm.tree.passes import Pass, tree_attention
 
 SHAPE = {
     "hidden_size": 64,
@@ -37,12 +37,12 @@ def make(config: PreTrainedConfig) -> PreTrainedModel:
 def separately(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     model.set_attn_implementation("sdpa")
     states = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
-    model.set_attn_implementation(IMPLEMENTATION)
+    model.set_attn_implementation(tree_attention())
     return states
 
 
 def as_tree(model: PreTrainedModel, ids: torch.Tensor, tree: Pass) -> torch.Tensor:
-    model.set_attn_implementation(IMPLEMENTATION)
+    model.set_attn_implementation(tree_attention())
     embedded = model.get_input_embeddings()(ids)[None]
     positions = tree.positions()
     return model.base_model(

@@ -18,3 +18,24 @@ def test_the_public_names_are_functions_whatever_was_imported() -> None:
 def test_no_module_has_the_name_of_a_public_function() -> None:
     modules = {path.stem for path in Path(pauserec.__file__).parent.iterdir()}
     assert not modules & set(pauserec.__all__)
+
+
+def test_importing_the_pipeline_costs_little_more_than_importing_torch() -> None:
+    """transformers, accelerate, faiss, matplotlib and scipy are imported where they are used."""
+    seconds = {}
+    for module in ("torch", "pauserec.pipeline") * 3:
+        code = f"import time; begin = time.perf_counter(); import {module}; print(time.perf_counter() - begin)"
+        took = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        seconds[module] = min(float(took), seconds.get(module, 99.0))
+    assert seconds["pauserec.pipeline"] <= 1.6 * seconds["torch"], seconds
+    heavy = "transformers accelerate faiss matplotlib scipy sklearn sentence_transformers peft torch.distributed.tensor"
+    code = f"import sys, pauserec.pipeline; print([name for name in '{heavy}'.split() if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_settings_records_and_errors_import_neither_torch_nor_polars() -> None:
+    code = (
+        "import sys, pauserec.config, pauserec.records, pauserec.errors; "
+        "print([name for name in ('torch', 'transformers', 'polars') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"

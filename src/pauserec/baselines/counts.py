@@ -17,7 +17,6 @@ from typing import Any, Self
 import numpy as np
 from pydantic import ValidationError
 from safetensors.numpy import save_file
-from scipy import sparse
 
 from pauserec.baselines.popularity import WEIGHTS, count_events, load_tensors
 from pauserec.config import CooccurrenceSettings
@@ -82,6 +81,8 @@ class Cooccurrence:
             raise RunError(f"{folder / SETTINGS} is damaged ({error.error_count()} faults): fit it again") from None
         tensors = load_tensors(folder, ("indptr", "indices", "values", "counts"))
         items = len(tensors["counts"])
+        from scipy import sparse
+
         similarity = sparse.csr_array((tensors["values"], tensors["indices"], tensors["indptr"]), shape=(items, items))
         return cls(similarity, tensors["counts"], settings)
 
@@ -96,6 +97,8 @@ class Cooccurrence:
 
     def _weights(self, histories: Sequence[IntArray]) -> Any:
         """History weights as CSR [n, items]; an item that stands in a history twice has both weights."""
+        from scipy import sparse
+
         recent = [history[-self.settings.last :][::-1] for history in histories]
         lengths = [len(items) for items in recent]
         rows = np.repeat(np.arange(len(recent)), lengths)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.table import Table
-from transformers import AutoModelForCausalLM
 
 from pauserec.assets import named
 from pauserec.config import (
@@ -122,6 +121,8 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
     ids = _stand_in_ids(recipe, len(dataset.items))
     vocabulary = grow_tokenizer(tokenizer, ids)
     shape.vocab_size = vocabulary.used
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape)
     parameters = sum(p.numel() for p in model.parameters())

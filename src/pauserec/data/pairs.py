@@ -1,19 +1,24 @@
 """Pairs of items that stand near one another in histories."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from pauserec.records import FloatArray, IntArray
 
+if TYPE_CHECKING:
+    from scipy import sparse
 
-def weighted_pairs(sequences: Sequence[IntArray], items: int, weights: "FloatArray | np.ndarray") -> sparse.csr_array:
+
+def weighted_pairs(sequences: Sequence[IntArray], items: int, weights: "FloatArray | np.ndarray") -> "sparse.csr_array":
     """Sums over pairs (earlier, later) of different items in one sequence: CSR [items, items], float64.
 
     weights: of a pair d positions apart, weights[d - 1]; pairs further apart than there are weights do not count.
     One distance is added at a time, so that the pairs of all are never held together.
     """
+    from scipy import sparse
+
     events = np.concatenate([np.zeros(0, dtype=np.int64), *sequences])
     owner = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
     total = sparse.csr_array((items, items), dtype=np.float64)

@@ -10,13 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pauserec.config import LoraSettings
 from pauserec.errors import ModelError
 from pauserec.llm.layers.fused import FusedBackbone, can_fuse
 from pauserec.llm.layers.packed import PackedLinear, can_pack, pack_linears
-from pauserec.llm.tree.passes import IMPLEMENTATION, Extension, Pass
+from pauserec.llm.tree.passes import Extension, Pass, tree_attention
 from pauserec.llm.vocabulary import Vocabulary, find_vocabulary
 from pauserec.runs.files import write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
@@ -55,7 +54,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         if getattr(hf.config, "final_logit_softcapping", None):
             raise ModelError("models with soft-capped logits (Gemma 2) are not supported: choose another backbone")
-        hf.set_attn_implementation(IMPLEMENTATION)
+        hf.set_attn_implementation(tree_attention())
         hf.config.use_cache = False
         # cuDNN's attention makes a plan for every new shape, half a second each, and packed batches never repeat theirs
         torch.backends.cuda.enable_cudnn_sdp(False)
@@ -70,6 +69,8 @@ class LanguageModel(nn.Module):
     @classmethod
     def load(cls, path: Path, ids: SemanticIds) -> Self:
         """Load a checkpoint folder that `save` wrote, in float32."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         hf = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
@@ -85,7 +86,7 @@ class LanguageModel(nn.Module):
         self.tokenizer.save_pretrained(path)
         rows = {"first_sid": self.vocabulary.first_sid, "pause": self.vocabulary.pause, "used": self.vocabulary.used}
         write_atomically(path / ADDED_ROWS, orjson.dumps(rows))
-        self.hf.set_attn_implementation(IMPLEMENTATION)
+        self.hf.set_attn_implementation(tree_attention())
         self.hf.config.use_cache = False
 
     def in_precision(self, dtype: torch.dtype) -> Self:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from pauserec.config import ModelConfig
 from pauserec.errors import ModelError
@@ -21,6 +20,8 @@ TOLERANCE = 1e-3
 
 def shape_and_tokenizer(config: ModelConfig, source: str) -> tuple[Any, Any]:
     """Configuration of the model's first `config.layers` layers and its fast tokenizer. Raises ModelError."""
+    from transformers import AutoConfig, AutoTokenizer
+
     with _readable(config.name):
         shape = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
@@ -39,6 +40,8 @@ def shape_and_tokenizer(config: ModelConfig, source: str) -> tuple[Any, Any]:
 
 def pretrained(config: ModelConfig, source: str) -> tuple[Any, Any]:
     """The Hugging Face model in float32, its first `config.layers` layers, and its fast tokenizer. Raises ModelError."""
+    from transformers import AutoModelForCausalLM
+
     shape, tokenizer = shape_and_tokenizer(config, source)
     with _readable(config.name):
         hf = AutoModelForCausalLM.from_pretrained(

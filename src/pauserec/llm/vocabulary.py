@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from tokenizers import Tokenizer
 
 from pauserec.errors import ModelError
 from pauserec.records import IntArray
@@ -22,6 +21,8 @@ class PlainText:
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        from tokenizers import Tokenizer
+
         state = orjson.loads(tokenizer.backend_tokenizer.to_str())
         self._control = {token["id"] for token in state["added_tokens"]}
         state["added_tokens"], state["post_processor"] = [], None

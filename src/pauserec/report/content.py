@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 import orjson
 import polars as pl
 import torch
-import transformers
 from safetensors import safe_open
 
 from pauserec.data.dataset import load_dataset
@@ -50,7 +50,7 @@ def report_content(run: Run, content: Mapping[str, Any], tested: Mapping[str, Fi
             "backbone": run.recipe.model.name if run.recipe.stages else "none",
             "layers": (content.get("model") or {}).get("layers"),
             "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "transformers": version("transformers"),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
         },
     )

@@ -5,12 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 FOREGROUND = "#010203"
 """Stands for the page's text colour: replaced by `currentColor` in the SVG."""
@@ -61,6 +57,8 @@ def cost_chart(points: Mapping[str, tuple[float, float]], x_label: str, y_label:
     shown = {
         name: (max(cost, 1e-3), value) for name, (cost, value) in points.items()
     }  # counting takes no time to speak of
+    from matplotlib.ticker import LogLocator
+
     with _figure(x_label + y_label, 7.2, 2.9) as (figure, svg):
         axes = figure.add_subplot()
         axes.set_xscale("log")
@@ -155,6 +153,10 @@ def drawable(text: str) -> str:
 @contextmanager
 def _figure(salt: str, width: float, height: float) -> Iterator[tuple[Any, list[str]]]:
     """A figure to draw on; its SVG stands in the list afterwards. Size in inches; `salt` keeps element ids apart."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     with mpl.rc_context({**STYLE, "svg.hashsalt": repr(salt)}):
         figure, svg = Figure(figsize=(width, height), layout="constrained"), list[str]()
         FigureCanvasSVG(figure)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pauserec.evaluation.metrics import METRICS
@@ -95,6 +94,8 @@ class FactTable:
 
 def write_report(run_path: Path, content: ReportContent) -> Path:
     """Write report.html into a run folder and give back its path."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -5,12 +5,15 @@ shift 1; symmetric SVD, U sqrt(S)). Deviation: rows are scaled to length 1.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from pauserec.data.pairs import weighted_pairs
 from pauserec.records import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 def cooccurrence_vectors(sequences: Sequence[IntArray], items: int, *, dims: int, window: int, seed: int) -> FloatArray:
@@ -33,14 +36,18 @@ def cooccurrence_vectors(sequences: Sequence[IntArray], items: int, *, dims: int
     return vectors
 
 
-def pair_counts(sequences: Sequence[IntArray], items: int, window: int) -> sparse.csr_matrix:
+def pair_counts(sequences: Sequence[IntArray], items: int, window: int) -> "sparse.csr_matrix":
     """Symmetric counts of pairs of different items within the window: sparse [items, items]."""
+    from scipy import sparse
+
     total = sparse.csr_matrix(weighted_pairs(sequences, items, np.ones(window)))
     return (total + total.T).tocsr()
 
 
-def positive_pmi(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+def positive_pmi(counts: "sparse.csr_matrix") -> "sparse.csr_matrix":
     """max(0, log(P(i, j) / (P(i) P(j)))) of the pairs seen: sparse, shape kept."""
+    from scipy import sparse
+
     pairs = counts.tocoo()
     marginal = np.asarray(counts.sum(axis=1)).ravel()
     values = np.log(pairs.data * marginal.sum() / (marginal[pairs.row] * marginal[pairs.col]))

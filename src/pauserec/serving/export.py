@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from transformers import AutoTokenizer
 
 from pauserec.assets import named
 from pauserec.config import EvaluatedModel, Recipe
@@ -124,6 +123,8 @@ def _fill(
 
 def _example_prompt(checkpoint: Path, test: ModelTest, ids: SemanticIds, dataset: Dataset) -> str:
     """The prompt for a history of the catalogue's first two items (nobody's own), decoded back to text."""
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
     form = Format(test.fields, test.pauses, test.history_length)
     prompts = Prompts(tokenizer, find_vocabulary(tokenizer, ids), ids, dataset.items, test.prompt, form)

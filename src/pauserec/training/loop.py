@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from pauserec.config import TrainingSettings
 from pauserec.errors import PauserecError, RecipeError
@@ -33,7 +32,7 @@ from pauserec.training.checkpoints import (
     step_of,
     write_checkpoint,
 )
-from pauserec.training.sharding import is_sharded, restore
+from pauserec.training.sharding import full, is_sharded, restore
 
 _NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 """Names of parameters that weight decay leaves alone, as transformers' Trainer has them."""
@@ -188,8 +187,7 @@ class _Training:
         self._optimizer.zero_grad()
         self.clock.targets += targets
         losses = processes.all_gather(loss.item()) if self._shared else [loss.item()]
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return _Step(sum(losses) / len(losses), float(norm), rate)
+        return _Step(sum(losses) / len(losses), float(full(norm)), rate)
 
     def _batch(self, place: int) -> dict[str, Any] | None:
         """A batch of the coming step, or None after the last.

@@ -10,7 +10,7 @@ from transformers import (
 from backbones import CONFIGS, SHAPE, as_tree, make, separately
 from pauserec.errors import ModelError
 from pauserec.llm.tree.flex import FlexPass
-from pauserec.llm.tree.passes import IMPLEMENTATION, LITTLE, MUCH, TreePass
+from pauserec.llm.tree.passes import LITTLE, MUCH, TreePass, tree_attention
 from pauserec.llm.tree.rule import Layout
 
 
@@ -47,7 +47,7 @@ def test_input_embeddings_receive_the_same_gradient() -> None:
     ids = torch.randint(0, 100, (9,))
     embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
     tree = TreePass(Layout.of([(6, [(4, 3)])]))
-    model.set_attn_implementation(IMPLEMENTATION)
+    model.set_attn_implementation(tree_attention())
     out = model.base_model(
         inputs_embeds=embedded[None], position_ids=tree.positions(), use_cache=False, tree=tree
     ).last_hidden_state[0]
@@ -58,6 +58,6 @@ def test_input_embeddings_receive_the_same_gradient() -> None:
 
 def test_a_pass_without_a_tree_is_refused_rather_than_guessed() -> None:
     model = make(LlamaConfig(**SHAPE))
-    model.set_attn_implementation(IMPLEMENTATION)
+    model.set_attn_implementation(tree_attention())
     with pytest.raises(ModelError, match="sdpa"):
         model(input_ids=torch.zeros(1, 3, dtype=torch.int64))

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from pauserec.llm.tree.attention import lower
 from pauserec.llm.tree.passes import TreePass
@@ -25,13 +24,15 @@ class FlexPass(TreePass):
     def __init__(self, layout: Layout, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cpu")
         self.marks = layout.marks(self.device)
-        self._masks: dict[int | None, BlockMask] = {}
+        self._masks: dict[int | None, Any] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D]."""
         q, k, v = lower(q), lower(k), lower(v)
         if window not in self._masks:
             count = q.shape[2]
+            from torch.nn.attention.flex_attention import create_block_mask
+
             self._masks[window] = create_block_mask(
                 self._visible(window), None, None, count, count, device=q.device, _compile=q.device.type == "cuda"
             )
@@ -54,6 +55,8 @@ class FlexPass(TreePass):
 @cache
 def _kernel(*, compiled: bool) -> Callable[..., Any]:
     """FlexAttention for rows of any length; as it stands it is for tests, for it holds every score."""
+    from torch.nn.attention.flex_attention import flex_attention
+
     kernel: Any = flex_attention
     return torch.compile(kernel, dynamic=True) if compiled else kernel
 

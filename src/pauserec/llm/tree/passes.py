@@ -12,18 +12,15 @@ Shapes: N tokens of the pass, H heads, G key/value heads, D head width, b docume
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
 
 from pauserec.errors import ModelError
 from pauserec.llm.tree.attention import attend, blocks, causal, lower
 from pauserec.llm.tree.rule import PLACE, Layout, visible
-
-IMPLEMENTATION = "pauserec_tree"
-
 
 LITTLE, MUCH = (1.2, 8), (2.0, 64)
 """How unequal documents may be that are padded together: on a CPU padding costs time, on a GPU every group does."""
@@ -198,5 +195,11 @@ def _attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(IMPLEMENTATION, _attention)
-# No mask is registered beside it: the pass makes its own, and transformers would look for packed documents on the host.
+@cache
+def tree_attention() -> str:
+    """Our attention's name for `set_attn_implementation`; transformers learns it when it is first asked for."""
+    from transformers import AttentionInterface
+
+    # No mask is registered beside it: the pass makes its own, and transformers would look for packed documents on the host.
+    AttentionInterface.register("pauserec_tree", _attention)
+    return "pauserec_tree"
