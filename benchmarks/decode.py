@@ -20,20 +20,20 @@ import torch
 from measure import SIZES, arguments, clock, fresh_peak, interleaved, product_rate, random_ids, ratio, report
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from pauserec.config import ModelConfig, PromptConfig
+from pauserec.config import Format, ModelConfig, PromptConfig
 from pauserec.decoding import beam
 from pauserec.decoding.beam import Beams
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.llm.decode.decoder import decode
 from pauserec.llm.decode.graphs import Graphs
-from pauserec.llm.decode.prefixes import MarkedPrompt, PrefixStore
+from pauserec.llm.decode.prefixes import PrefixStore
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prompts import Format, Prompts
+from pauserec.llm.prompts import MarkedPrompt, Prompts
 from pauserec.records import Item
 from pauserec.runs.device import best_device, bfloat16_is_fast, resident_memory
 from pauserec.runs.device import peak_memory as most_memory
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 
 DEVICE = best_device()

@@ -20,7 +20,7 @@ from train_parts import PARTS
 from pauserec.config import DataConfig, ModelConfig
 from pauserec.data.dataset import load_dataset, prepare
 from pauserec.llm.growth import grow_vocabulary
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 
 
 def make(folder: Path, data: Path, model: str, layers: int | None) -> None:

@@ -13,10 +13,10 @@ from measure import fresh_peak, interleaved, ratio
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from pauserec.config import DecodingConfig, ImplicitSftConfig, NextItemJob, PromptConfig, SftConfig
+from pauserec.config import DecodingConfig, Format, ImplicitSftConfig, NextItemJob, PromptConfig, SftConfig
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prompts import Corpus, Format, Prompts
+from pauserec.llm.prompts import Corpus, Prompts
 from pauserec.llm.tree.passes import TreePass
 from pauserec.llm.tree.rule import Layout
 from pauserec.llm.tree.samples import Sample, collate

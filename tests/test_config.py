@@ -14,6 +14,8 @@ from pauserec.config import (
     CptConfig,
     DecodingConfig,
     NextItemJob,
+    PauseJob,
+    PausePretrainConfig,
     Recipe,
     SasrecConfig,
     shipped_recipes,
@@ -90,10 +92,13 @@ def test_any_recipe_survives_a_dump(layers: int | None, users: int | None, softm
             {"name": "x", "stages": [*STAGES[:1], STAGES[1] | {"loss_on_end": True, "softmax": "codebook"}]},
             "loss_on_end needs softmax",
         ),
-        ({"name": "x", "stages": [*STAGES, PAUSE, {"name": "s", "kind": "sft", "starts_from": ["p"]}]}, "no model"),
+        (
+            {"name": "x", "stages": [*STAGES, PAUSE, {"name": "s", "kind": "sft", "starts_from": ["p"]}]},
+            "takes a model from .p., which gives a pause row",
+        ),
         (
             {"name": "x", "stages": [*STAGES, {"name": "i", "kind": "implicit_sft", "starts_from": ["sft", "cpt"]}]},
-            "takes its pause row from 'cpt'",
+            "takes a pause row from .cpt., which gives a model",
         ),
         (
             {"name": "x", "stages": [*STAGES, PAUSE], "evaluation": {"models": [{"name": "m", "stage": "p"}]}},
@@ -163,11 +168,20 @@ def test_a_baseline_refuses_what_only_language_models_know() -> None:
 
 
 def test_a_setting_that_came_later_changes_an_identity_only_when_it_is_changed() -> None:
-    plain, flex = CptConfig(kind="cpt", name="cpt"), CptConfig(kind="cpt", name="cpt", attention="flex")
-    assert plain.identity() == {name: v for name, v in plain.model_dump(mode="json").items() if name != "attention"}
-    assert flex.identity() == flex.model_dump(mode="json")
-    inside = CorpusJob(stage=plain, precision="auto", history_length=5)
-    assert inside.identity()["stage"] == plain.identity()
+    settings = {"kind": "pause_pretrain", "name": "p"}
+    plain, raw = (PausePretrainConfig.model_validate(settings | more) for more in ({}, {"pretrained": False}))
+    later = {"attention", "pretrained"}
+    assert plain.identity() == {name: v for name, v in plain.model_dump(mode="json").items() if name not in later}
+    assert raw.identity() == plain.identity() | {"pretrained": False}
+    inside = PauseJob(stage=raw, precision="auto", history_length=5)
+    assert inside.identity()["stage"] == raw.identity()
+
+
+def test_how_the_hardware_is_used_enters_no_fingerprint_but_did_at_first() -> None:
+    changes = {"compile": True, "gradient_checkpointing": True, "sharding": "fsdp2", "attention": "flex"}
+    plain, other = (CptConfig.model_validate({"kind": "cpt", "name": "c"} | more) for more in ({}, changes))
+    assert other.identity() == plain.identity() == plain.identity(first_rule=True)
+    assert other.identity(first_rule=True) == other.model_dump(mode="json") | {"tracking": plain.identity()["tracking"]}
 
 
 def test_bookkeeping_enters_no_fingerprint() -> None:
@@ -212,7 +226,13 @@ def _with_subclasses(kind: type[Settings]) -> Iterator[type[Settings]]:
 
 def test_every_setting_is_explained() -> None:
     """By the docstring under it, in its class or one that the class builds on. A `kind` is explained by its class."""
-    jobs = (CorpusJob, NextItemJob, BaselineJob, Recipe)  # not settings of their own, but sections and what steps get
+    jobs = (
+        CorpusJob,
+        PauseJob,
+        NextItemJob,
+        BaselineJob,
+        Recipe,
+    )  # not settings of their own, but sections and what steps get
     silent = [
         f"{kind.__name__}.{name}"
         for kind in _with_subclasses(Settings)

@@ -22,13 +22,12 @@ def test_what_a_run_takes_over_is_what_it_would_have_made_itself() -> None:
 import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from entries import read
-from pauserec.pipeline import job_of
 entries = {entry.key: entry for entry in read(Path(sys.argv[1]) / "rows.toml")}
 sweep = [entry for entry in entries.values() if entry.start]
 assert len(sweep) > 5
 for entry in sweep:
     mine, theirs = entry.load(), entries[entry.start].load()
-    same = [job_of(a, mine).identity() == job_of(b, theirs).identity() for a, b in zip(mine.stages, theirs.stages)]
+    same = [a.job(mine).identity() == b.job(theirs).identity() for a, b in zip(mine.stages, theirs.stages)]
     assert same[:2] == [True, True] and not all(same), (entry.key, same)
     assert mine.embedder == theirs.embedder and mine.model == theirs.model
 """

@@ -13,12 +13,13 @@ import pauserec
 from commands import cli
 from pauserec.config import DataConfig, Recipe, SasrecConfig
 from pauserec.errors import PauserecError, RecipeError, RunError
-from pauserec.pipeline import run
+from pauserec.pipeline import check_before, run
 from pauserec.report.content import main_model, report_content
 from pauserec.report.page import ReportContent
 from pauserec.results.again import reevaluate
 from pauserec.results.finished import open_finished
 from pauserec.runs.folder import Run
+from pauserec.stages.next_item import check_normalisation
 
 SASREC = SasrecConfig(name="sas", kind="sasrec", epochs=1, width=8)
 
@@ -251,3 +252,53 @@ def test_damaged_results_are_collected_again(small_data: Path, tmp_path: Path) -
     (tmp_path / "run" / "result.json").write_text('{"recipe"')
     assert run(plain(small_data), tmp_path / "run")["models"] == content["models"]
     assert orjson.loads((tmp_path / "run" / "result.json").read_bytes())["models"] == content["models"]
+
+
+def test_a_run_takes_over_what_another_run_has_done(
+    tiny_settings: Callable[..., dict[str, Any]], tiny_run: Path, tmp_path: Path
+) -> None:
+    told: dict[str, bool] = {}
+    content = tiny_settings()
+    content["stages"][-1]["pauses"] = 2
+    result = run(Recipe.parse(content), tmp_path / "run", reuse=(tiny_run,), on_step=told.__setitem__)
+    assert [name for name, done in told.items() if not done] == ["implicit_sft", "test-pauserec", "test-pauserec-k0"]
+    theirs = orjson.loads((tiny_run / "result.json").read_bytes())
+    assert result["models"]["sft"]["test"] == theirs["models"]["sft"]["test"]
+    with pytest.raises(RunError, match=r"--reuse .*: give a folder that"):
+        run(Recipe.parse(content), tmp_path / "new", reuse=(tmp_path,))
+
+
+def test_a_run_of_two_versions_says_so(
+    tiny_settings: Callable[..., dict[str, Any]], tiny_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    for name in ("dataset", "cpt"):
+        path = tmp_path / "run" / name / "manifest.json"
+        path.write_bytes(
+            orjson.dumps(orjson.loads(path.read_bytes()) | {"made_by": {"version": "0.0.9", "commit": None}})
+        )
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.warns(UserWarning, match=r"holds steps of several versions of pauserec .*0\.0\.9: dataset, cpt"):
+        run(Recipe.parse(tiny_settings()), tmp_path / "run")
+
+
+def test_a_loss_and_a_normalisation_that_do_not_belong_together_are_refused(
+    tiny_settings: Callable[..., dict[str, Any]], tiny_run: Path, tmp_path: Path
+) -> None:
+    def paired(softmax: str, normalise: str) -> Recipe:
+        content = tiny_settings() | {"decoding": {"normalise": normalise}}
+        content["stages"][1]["softmax"] = softmax
+        content["stages"][3]["softmax"] = softmax
+        return Recipe.parse(content)
+
+    for softmax, normalise in (("codebook", "full"), ("full", "codebook")):
+        message = rf"stages\.sft\.softmax is '{softmax}' and decoding\.normalise is '{normalise}'"
+        with pytest.raises(RecipeError, match=message):
+            run(paired(softmax, normalise), tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+    for softmax, normalise in (("codebook", "legal"), ("full", "legal"), ("full", "full"), ("codebook", "codebook")):
+        check_normalisation(paired(softmax, normalise))
+    shutil.copytree(tiny_run, tmp_path / "old")
+    (tmp_path / "old" / "recipe.toml").write_text(paired("codebook", "full").dump())
+    with pytest.warns(UserWarning, match="scores mean something else"):
+        check_before(paired("codebook", "full"), tmp_path / "old", ())

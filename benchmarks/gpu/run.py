@@ -101,28 +101,15 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["data"], row["method"], row["seen"], *((None, None) if counted else (row["seed"], row["run"]))
 
 
-def _of_another_run(_: str, names: list[str]) -> list[str]:
-    """What a run does not take over: whatever tells of the other's models."""
-    counted = {f"test-{name}" for name in COUNTED}
-    gone = ("result.json", "report.html")
-    return [n for n in names if n.endswith(".partial") or n in gone or (n.startswith("test-") and n not in counted)]
-
-
 def start(entry: Entry, prepared: Path, work: Path) -> Path:
-    """The run's folder: as it was left, else a copy of what it starts from."""
-    folder = work / entry.key
+    """The folder whose finished steps a run takes over: that of another run, or the prepared one. Writes its recipe."""
     source = work / entry.start if entry.start else prepared / identity(entry.load())
-    if not folder.exists():
-        if entry.start and not (source / "result.json").exists():
-            raise FileNotFoundError(f"it goes on from {entry.start}, which is not finished in {work}")
-        if not source.exists():
-            raise FileNotFoundError(f"{source} is missing: run prepare.py for this list of rows")
-        copy = folder.with_name(f"{folder.name}.copy")  # under its name only when whole: a kill may come in between
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(source, copy, ignore=_of_another_run)
-        copy.rename(folder)
+    if entry.start and not (source / "result.json").exists():
+        raise FileNotFoundError(f"it goes on from {entry.start}, which is not finished in {work}")
+    if not source.exists():
+        raise FileNotFoundError(f"{source} is missing: run prepare.py for this list of rows")
     write_atomically(work / f"{entry.key}.toml", entry.load().dump().encode())
-    return folder
+    return source
 
 
 def training_limit(left: float, minutes: float) -> float:
@@ -130,9 +117,9 @@ def training_limit(left: float, minutes: float) -> float:
     return max(1.0, min(left - min(SUMMARY, left / 4), PATIENCE * 60 * minutes))
 
 
-def train(entry: Entry, folder: Path, seconds: float) -> str | None:
-    """Run the recipe; gives what went wrong."""
-    command = [sys.executable, "-m", "pauserec", "run", f"{folder}.toml", "--out", str(folder)]
+def train(folder: Path, source: Path, seconds: float) -> str | None:
+    """Run the recipe, taking over what `source` has; gives what went wrong."""
+    command = [sys.executable, "-m", "pauserec", "run", f"{folder}.toml", "--out", str(folder), "--reuse", str(source)]
     try:
         with folder.with_suffix(".log").open("w") as log:
             code = subprocess.run(
@@ -203,8 +190,8 @@ def do(entry: Entry, rows: Rows, options: argparse.Namespace, deadline: float) -
     """One run: train, test by its own rule for seen items, then by the other. Whatever fails is noted."""
     began = time.monotonic()
     try:
-        folder = start(entry, options.prepared, options.work)
-        failed = train(entry, folder, training_limit(deadline - time.monotonic(), entry.minutes))
+        folder, source = options.work / entry.key, start(entry, options.prepared, options.work)
+        failed = train(folder, source, training_limit(deadline - time.monotonic(), entry.minutes))
         if failed:
             rows.add(tested(entry, folder))
             rows.give_up(entry, failed)

@@ -1,5 +1,6 @@
 """The recipe, top to bottom: raw logs to a tested recommender. Read `steps` first."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,16 +11,12 @@ from pauserec.baselines.trained import train_baseline
 from pauserec.config import (
     Baseline,
     BaselineJob,
-    CorpusJob,
-    CptConfig,
     ModelConfig,
-    NextItemJob,
-    PausePretrainConfig,
     Recipe,
-    Stage,
+    Settings,
 )
 from pauserec.data.dataset import check_raw, prepare, raw_files
-from pauserec.errors import RecipeError, RunError
+from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.pretrained import shape_and_tokenizer
 from pauserec.report.content import report_content
@@ -30,18 +27,21 @@ from pauserec.results.testing import (
     collect,
     counted_test,
     evaluate_counted,
-    evaluate_model,
+    evaluate_row,
     evaluate_trained,
-    model_test,
     ranking_of,
+    row_test,
 )
 from pauserec.runs import processes
 from pauserec.runs.files import read_json
-from pauserec.runs.folder import FinishedStep, Run
+from pauserec.runs.fingerprints import Fingerprint
+from pauserec.runs.folder import Run
 from pauserec.runs.place import RECIPE, alone, check_place, recipe_put_back
+from pauserec.runs.steps import FinishedStep, StepFunction
 from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.embed import embed_items
 from pauserec.stages import STAGES
+from pauserec.stages.next_item import check_normalisation
 from pauserec.stages.objective import check_attention
 from pauserec.training.loop import check_trackers
 
@@ -51,17 +51,22 @@ def run(
     out: str | Path,
     *,
     redo: tuple[str, ...] = (),
+    reuse: tuple[str | Path, ...] = (),
     on_step: Callable[[str, bool], None] = lambda name, done: None,
+    on_again: Callable[[str, str], None] = lambda name, why: None,
 ) -> dict[str, Any]:
     """Run the steps of `recipe` that are not done yet, then test what it trained. Gives the content of result.json.
 
-    redo: steps to do again. on_step: told each step's name, and whether it was done already. Raises PauserecError.
+    redo: steps to do again. reuse: other run folders, whose finished steps are taken over where they are the same.
+    on_step: told each step's name, and whether it was done already. on_again: told which finished step is done again, and
+    why. Raises PauserecError.
     """
-    out = Path(out)
-    check_before(recipe, out, redo)
+    out, others = Path(out), tuple(map(Path, reuse))
+    check_before(recipe, out, redo, others)
     with alone(out), recipe_put_back(out):
+        before = fingerprints_before(out)
         folder = Run.open(recipe, out, redo)
-        folder.on_step = on_step
+        folder.before, folder.reuse, folder.on_step, folder.on_again = before, others, on_step, on_again
         tested = steps(folder)
         return processes.broadcast(lambda: _finish(folder, tested))
 
@@ -90,11 +95,13 @@ def steps(folder: Run) -> dict[str, FinishedStep]:
         done["base"] = folder.step("base", grow_vocabulary, recipe.model, ids, files=local_files(recipe.model.name))
     for stage in recipe.stages:  # each names what it starts from, and depends on that alone
         starts = [done[name] for name in stage.starts_from]
-        job = job_of(stage, recipe)
-        done[stage.name] = folder.step(stage.name, STAGES[stage.kind], job, *starts, dataset, ids, collective=True)
-        for entry in (entry for entry in recipe.evaluation.models if entry.stage == stage.name):
-            step, model = f"test-{entry.name}", model_test(recipe, entry)
-            done[step] = folder.step(step, evaluate_model, model, done[stage.name], dataset, ids, collective=True)
+        train = STAGES[stage.kind].train
+        done[stage.name] = folder.step(stage.name, train, stage.job(recipe), *starts, dataset, ids, collective=True)
+        for row in recipe.evaluation.models:
+            if (step := f"test-{row.name}") not in done and done.keys() >= set(row.rests_on):
+                below = [done[name] for name in row.rests_on]
+                row_job = row_test(recipe, row)
+                done[step] = folder.step(step, evaluate_row, row_job, *below, dataset, ids, collective=True)
     return {row: done[f"test-{row}"] for row in recipe.rows}
 
 
@@ -118,23 +125,54 @@ def default_folder(recipe: Recipe) -> Path:
     return folder
 
 
-def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> None:
+def fingerprints_before(out: Path) -> dict[str, Fingerprint]:
+    """Every step's fingerprints by the recipe that stands in a folder: by it are its finished steps known again."""
+    with suppress(PauserecError):  # none is there yet, or one whose data or models are gone
+        folder = _Counting(out, Recipe.load(out / RECIPE))
+        steps(folder)
+        return folder.found
+    return {}
+
+
+class _Counting(Run):
+    """Walks the steps and does nothing but take their fingerprints."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        super().__init__(path, recipe)
+        self.found: dict[str, Fingerprint] = {}
+
+    def step(
+        self, name: str, function: StepFunction, settings: Settings | None, *inputs: FinishedStep, **_: Any
+    ) -> FinishedStep:
+        self.found[name] = self.counted(name, settings, inputs)
+        return FinishedStep(name, self.path / name, self.found[name].now, {}, counted=self.found[name])
+
+
+def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[Path, ...] = ()) -> None:
     """Raise PauserecError, before anything is written, for what would stop a run later: it leaves a finished one alone."""
     check_place(out)
     for name in redo:
         if name not in recipe.steps:
             raise RunError(f"--redo {name}: no step of this recipe, which are {', '.join(recipe.steps)}")
+    for other in reuse:
+        if not (other / RECIPE).exists():
+            raise RunError(
+                f"--reuse {other} is no run folder (no {RECIPE} in it): give a folder that `pauserec run` wrote"
+            )
+    known: dict[Path, Recipe] = {}
+    for folder in (out, *reuse):
+        with suppress(RecipeError):  # what a folder's own recipe names was found when it began, and may be gone by now
+            known[folder] = Recipe.load(folder / RECIPE)
+    check_normalisation(recipe, known.get(out))
     check_trackers((*recipe.stages, *recipe.baselines))
     for stage in recipe.stages:
         check_attention(stage)
-    if not Run(out, recipe, frozenset(redo)).is_done("dataset", recipe.data, (), raw_files(recipe.data)):
+    folders = [Run(out, recipe, frozenset(redo)), *(Run(other, recipe) for other in reuse)]
+    if not any(folder.is_done("dataset", recipe.data, (), raw_files(recipe.data)) for folder in folders):
         check_raw(recipe.data)
-    before = None
-    with suppress(RecipeError):  # what the folder's own recipe names was found when it began, and may be gone by now
-        before = Recipe.load(out / RECIPE)
-    if recipe.makes_ids and (before is None or before.embedder.name != recipe.embedder.name):
+    if recipe.makes_ids and all(other.embedder.name != recipe.embedder.name for other in known.values()):
         check_name(recipe.embedder.name, "embedder", "embedder.name")
-    if recipe.stages and (before is None or before.model != recipe.model):
+    if recipe.stages and all(other.model != recipe.model for other in known.values()):
         processes.broadcast(lambda: _check_backbone(recipe.model))
 
 
@@ -143,22 +181,11 @@ def _check_backbone(model: ModelConfig) -> None:
     shape_and_tokenizer(model, model_path(model.name, weights=False))
 
 
-def job_of(stage: Stage, recipe: Recipe) -> CorpusJob | NextItemJob:
-    """A stage's settings with just those of the recipe's that it depends on."""
-    if isinstance(stage, CptConfig | PausePretrainConfig):
-        length = recipe.prompt.history_length if stage.corpus == "histories" else None
-        return CorpusJob(stage=stage, precision=recipe.model.precision, history_length=length)
-    return NextItemJob(
-        stage=stage,
-        prompt=recipe.prompt,
-        decoding=recipe.decoding,
-        precision=recipe.model.precision,
-        seen=recipe.evaluation.seen,
-    )
-
-
 def _finish(folder: Run, tested: dict[str, FinishedStep]) -> dict[str, Any]:
     """Write result.json, ranks.parquet and the report, unless they tell of just these steps already."""
+    if len(versions := folder.versions()) > 1:
+        made = "; ".join(f"{version}: {', '.join(names)}" for version, names in versions.items())
+        warnings.warn(f"{folder.path} holds steps of several versions of pauserec ({made})", stacklevel=2)
     if all((folder.path / name).exists() for name in (RESULT, RANKS, REPORT)):
         content = read_json(folder.path / RESULT)
         if content.items() >= made_from(folder).items():

@@ -20,14 +20,13 @@ from pauserec.baselines.counts import Cooccurrence
 from pauserec.baselines.generative import fit_tiger
 from pauserec.baselines.popularity import Popularity
 from pauserec.baselines.sequential import fit_sequential
-from pauserec.config import BaselineJob, DecodingConfig, ModelConfig, NextItemJob, PromptConfig
+from pauserec.config import BaselineJob, DecodingConfig, Format, ModelConfig, NextItemJob, PromptConfig, SftConfig
 from pauserec.evaluation.evaluate import evaluate
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, Item, Offer
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import train_next_item
 
@@ -131,27 +130,28 @@ class LanguageRecommender:
         CODES.save(folder / "ids")
         quiet: dict[str, Any] = {"log": lambda **_: None}
         grow_vocabulary(ModelConfig(name=str(cls.backbone)), finished("ids", folder), out=folder / "base", **quiet)
-        job = NextItemJob.model_validate(
+        stage = SftConfig.model_validate(
             {
-                "stage": {
-                    "kind": "sft",
-                    "name": "sft",
-                    "targets": "all",
-                    "softmax": "codebook",
-                    "epochs": 30,
-                    "learning_rate": 3e-3,
-                    "batch_tokens": 256,
-                    "validate_every": 60,
-                    "final_fit": fit,
-                },
-                "prompt": {"template": "ids"},
-                "decoding": {"beams": ITEMS, "normalise": "codebook"},
-                "precision": "float32",
-                "seen": "drop",
+                "kind": "sft",
+                "name": "sft",
+                "targets": "all",
+                "softmax": "codebook",
+                "epochs": 30,
+                "learning_rate": 3e-3,
+                "batch_tokens": 256,
+                "validate_every": 60,
+                "final_fit": fit,
             }
         )
+        job = NextItemJob(
+            stage=stage,
+            prompt=PromptConfig(template="ids"),
+            decoding=DecodingConfig(beams=ITEMS, normalise="codebook"),
+            precision="float32",
+            seen="drop",
+        )
         model = LanguageModel.load(folder / "base", CODES)
-        train_next_item(job, model, Format(), finished("dataset", folder), CODES, out=folder / "sft", **quiet)
+        train_next_item(job, model, finished("dataset", folder), CODES, out=folder / "sft", **quiet)
         CODES.save(folder / "sft")
         return cls(folder / "sft")
 

@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
-from pauserec.config import PromptConfig
+from pauserec.config import Format, PromptConfig
 from pauserec.errors import RecipeError
-from pauserec.llm.prompts import Corpus, Format, Prompts
+from pauserec.llm.prompts import Corpus, Prompts
 from pauserec.llm.vocabulary import PlainText, Vocabulary, grow_tokenizer
 from pauserec.records import Item
 from pauserec.semantic_ids.codes import SemanticIds

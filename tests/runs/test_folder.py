@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from pauserec.config import Recipe, Settings
 from pauserec.errors import RunError
-from pauserec.runs.folder import FinishedStep, Run
+from pauserec.runs.folder import Run
+from pauserec.runs.origin import named, origin
 from pauserec.runs.place import alone
+from pauserec.runs.steps import FinishedStep
 
 RECIPE = Recipe(name="r")
 
@@ -273,3 +276,64 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "run" / ".lock").mkdir(parents=True)
     with pytest.raises(RunError, match="cannot be opened"), alone(tmp_path / "run"):
         pass
+
+
+def test_a_step_done_again_says_why(tmp_path: Path) -> None:
+    said: list[tuple[str, str]] = []
+
+    def again(value: int, *redo: str) -> None:
+        run = Run.open(RECIPE, tmp_path / "run", redo)
+        run.on_again = lambda name, why: said.append((name, why))
+        first = run.step("a", Counter(), Number(value=value))
+        run.step("b", Counter(), Number(value=1), first)
+
+    again(1)
+    again(1)
+    assert said == []
+    again(2)
+    assert said == [("a", "value was 1 and is 2"), ("b", "what it is made from is made again")]
+    said.clear()
+    again(2, "a")
+    assert said == [("a", "--redo")]
+
+
+def test_a_manifest_names_the_version_that_made_it(tmp_path: Path) -> None:
+    step = Run.open(RECIPE, tmp_path / "run").step("a", Counter(), Number(value=1))
+    manifest = orjson.loads((step.path / "manifest.json").read_bytes())
+    assert manifest["made_by"] == origin()
+    assert manifest["made_by"]["version"]
+    assert manifest["settings"] == {"value": 1}
+    run = Run.open(RECIPE, tmp_path / "run")
+    del manifest["made_by"]
+    (step.path / "manifest.json").write_bytes(orjson.dumps(manifest))
+    run.step("a", Counter(), Number(value=1))
+    run.step("b", Counter(), Number(value=1))
+    assert run.versions() == {"an earlier version": ["a"], named(origin()): ["b"]}
+
+
+def test_finished_steps_of_another_folder_are_taken_over(tmp_path: Path) -> None:
+    pipeline(tmp_path / "one", 1, 2)
+
+    def reusing(first: int, second: int) -> tuple[int, int, int]:
+        a, b, c = Counter(), Counter(), Counter()
+        run = Run.open(RECIPE, tmp_path / f"other-{first}-{second}")
+        run.reuse = (tmp_path / "one",)
+        steps = run.step("a", a, Number(value=first)), run.step("b", b, Number(value=second))
+        assert run.step("c", c, Number(value=1), *steps).summary["total"] == first + second + 1
+        return a.calls, b.calls, c.calls
+
+    assert reusing(1, 2) == (0, 0, 0)
+    assert reusing(1, 3) == (0, 1, 1)
+    taken = [path.name for path in (tmp_path / "other-1-2").iterdir()]
+    assert not any(name.endswith(".partial") for name in taken)
+    assert pipeline(tmp_path / "other-1-2", 1, 2) == (0, 0, 0)
+
+
+def test_a_damaged_step_of_another_folder_is_not_taken_over(tmp_path: Path) -> None:
+    pipeline(tmp_path / "one", 1, 2)
+    (tmp_path / "one" / "a" / "number").write_text("7")
+    run = Run.open(RECIPE, tmp_path / "other")
+    run.reuse = (tmp_path / "one",)
+    with pytest.raises(RunError, match="one/a/number"):
+        run.step("a", Counter(), Number(value=1))
+    assert not (tmp_path / "other" / "a").exists()

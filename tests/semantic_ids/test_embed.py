@@ -11,7 +11,7 @@ from pauserec.config import DataConfig, EmbedderConfig
 from pauserec.data.dataset import prepare
 from pauserec.errors import AssetError, RunError
 from pauserec.records import Dataset, Item
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.cooccurrence import cooccurrence_vectors, pair_counts, positive_pmi
 from pauserec.semantic_ids.embed import embed_items, item_text, join, load_vectors, new_item_vectors, text_vectors
 

@@ -13,12 +13,12 @@ from markdown_it import MarkdownIt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pauserec.config import EvaluatedModel, Recipe
+from pauserec.config import CheckpointRow, Recipe
 from pauserec.errors import RunError
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.vocabulary import grow_tokenizer
 from pauserec.results.finished import recipe_hash
-from pauserec.results.testing import model_test
+from pauserec.results.testing import row_test
 from pauserec.runs.folder import Run
 from pauserec.semantic_ids.codebooks import Codebooks
 from pauserec.semantic_ids.codes import SemanticIds
@@ -156,10 +156,10 @@ def test_a_model_is_chosen_by_its_row(run_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", [{"stage": "sft"}, {"stage": "implicit_sft", "pauses": 0}])
 def test_a_row_of_the_same_name_that_tests_something_else_says_nothing(other: dict[str, object]) -> None:
-    plain = EvaluatedModel(name="implicit_sft", stage="implicit_sft")
+    plain = CheckpointRow(name="implicit_sft", stage="implicit_sft")
     recipe = Recipe.parse(RECIPE | {"evaluation": {"models": [{"name": "implicit_sft", **other}]}})
-    assert not was_tested(recipe, model_test(recipe, plain), "implicit_sft")
-    assert was_tested(recipe, model_test(recipe, recipe.evaluation.models[0]), str(other["stage"]))
+    assert not was_tested(recipe, row_test(recipe, plain), "implicit_sft")
+    assert was_tested(recipe, row_test(recipe, recipe.evaluation.models[0]), str(other["stage"]))
 
 
 def test_a_failure_leaves_nothing_behind(run_folder: Path, tmp_path: Path) -> None:

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from pauserec.config import ImplicitSftConfig, LoraSettings, NextItemJob, PromptConfig, Recipe
+from pauserec.config import Format, ImplicitSftConfig, LoraSettings, NextItemJob, PromptConfig, Recipe
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import ModelError
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prompts import Format, Prompts
+from pauserec.llm.prompts import Prompts
 from pauserec.llm.tree.samples import Branch, Sample, collate
-from pauserec.pipeline import job_of
 from pauserec.records import Item
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import NextItemSamples, Window, windows
@@ -48,7 +47,7 @@ def parts(tiny_run: Path, tiny_recipe: Recipe) -> tuple[LanguageModel, Prompts, 
     items = load_dataset(tiny_run / "dataset").items
     form = Format(("title", "categories"), 5, 6)
     prompts = Prompts(model.tokenizer, model.vocabulary, ids, items, tiny_recipe.prompt, form)
-    job = job_of(tiny_recipe.stages[-1], tiny_recipe)
+    job = tiny_recipe.stages[-1].job(tiny_recipe)
     assert isinstance(job, NextItemJob)
     return model, prompts, job
 

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from pauserec.config import PausePretrainConfig, PromptConfig, Recipe
+from pauserec.config import CptConfig, Format, PausePretrainConfig, PromptConfig, Recipe
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel, load_rows
-from pauserec.llm.prompts import Corpus, Format, Prompts
+from pauserec.llm.prompts import Corpus, Prompts
 from pauserec.llm.tree.passes import TreePass
 from pauserec.llm.tree.rule import Layout
-from pauserec.pipeline import job_of
 from pauserec.records import Dataset, Item
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.implicit_sft import implicit_sft
@@ -70,7 +69,7 @@ def test_implicit_sft_starts_from_the_pretrained_pause_row(tiny_run: Path, tiny_
     ):
         out = tmp_path / f"{name}-out"
         out.mkdir()
-        implicit_sft(job_of(stage, tiny_recipe), start, *steps[1:], out=out, log=lambda **_: None)  # type: ignore[arg-type]
+        implicit_sft(stage.job(tiny_recipe), start, *steps[1:], out=out, log=lambda **_: None)  # type: ignore[arg-type]
         trained = LanguageModel.load(out, ids)
         torch.testing.assert_close(trained.table[pause], row)
         torch.testing.assert_close(trained.head[pause], expected)
@@ -89,7 +88,7 @@ def test_pause_pretraining_inserts_the_share_asked_for_and_teaches_no_pause(
     monkeypatch.setattr(module, "fit", fitted)
     monkeypatch.setattr(module, "with_cost", lambda summary, *_, **__: summary)
     stage = tiny_recipe.stages[2].model_copy(update={"share": 0.4, "corpus": "histories"})
-    job = job_of(stage, tiny_recipe)
+    job = stage.job(tiny_recipe)
     pause_pretrain(job, *finished(tiny_run, "cpt"), out=tmp_path, log=lambda **_: None)  # type: ignore[arg-type]
     ((batches, model),) = found
     tokens, labels = (np.concatenate([batches[n][key] for n in range(len(batches))]) for key in ("tokens", "labels"))
@@ -166,11 +165,10 @@ def test_no_position_learns_to_say_pause(model: LanguageModel) -> None:
     pause = model.vocabulary.pause
     document = CorpusDocument(0, "text_first", np.array([0]))
     batches = corpus_batches(
+        CptConfig(kind="cpt", name="cpt", epochs=1, batch_tokens=64),
         [document],
         lambda _: [5, pause, 6, pause, pause, 7],
-        epochs=1,
-        batch_tokens=64,
-        seed=0,
+        positions=64,
         is_target=lambda token: token != pause,
     )
     assert batches[0]["labels"].tolist() == [-100, 6, -100, -100, 7]
@@ -187,11 +185,10 @@ def test_the_pause_row_starts_where_the_recipe_says(model: LanguageModel, init: 
 
 def test_an_objective_is_a_sum_over_targets(model: LanguageModel) -> None:
     batches = corpus_batches(
+        CptConfig(kind="cpt", name="cpt", epochs=1, batch_tokens=64),
         [CorpusDocument(n, "text_first", np.array([n])) for n in range(3)],
         lambda document: [5, 6, 7 + document.number],
-        epochs=1,
-        batch_tokens=64,
-        seed=0,
+        positions=64,
     )
     batch = batches[0]
     objective = Objective(model)

@@ -17,8 +17,7 @@ from pauserec.baselines.trained import train_baseline
 from pauserec.config import BaselineJob, Recipe
 from pauserec.data.dataset import load_dataset, prepare
 from pauserec.llm.growth import grow_vocabulary
-from pauserec.pipeline import job_of
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages import STAGES
 
@@ -72,7 +71,7 @@ def trained(recipe: Recipe, folder: Path, ids: SemanticIds) -> Trajectories:
     step("base", grow_vocabulary, recipe.model, done["ids"])
     for stage in recipe.stages:
         starts = [done[name] for name in stage.starts_from]
-        step(stage.name, STAGES[stage.kind], job_of(stage, recipe), *starts, done["dataset"], done["ids"])
+        step(stage.name, STAGES[stage.kind].train, stage.job(recipe), *starts, done["dataset"], done["ids"])
     for settings in recipe.baselines:
         beside = [done["ids"]] if settings.kind == "tiger" else []
         step(settings.name, train_baseline, BaselineJob(settings=settings, seen="drop"), done["dataset"], *beside)

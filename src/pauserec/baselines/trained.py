@@ -9,7 +9,7 @@ from pauserec.baselines.saved import read_settings
 from pauserec.baselines.sequential import SequentialRecommender, fit_sequential
 from pauserec.config import BaselineJob, TigerConfig
 from pauserec.data.dataset import load_dataset
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 
 

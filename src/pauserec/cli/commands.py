@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pauserec.cli.terminal import (
     announce,
+    announce_again,
     assets_table,
     console,
     notes,
@@ -86,7 +87,7 @@ def quickstart(out: Annotated[Path, typer.Option(help="Run folder.")] = Path("ru
     """Train and test PauseRec on MovieLens-100k in a few minutes on two CPU cores."""
     from pauserec.config import Recipe
 
-    _run(Recipe.load("quickstart"), out, ())
+    _run(Recipe.load("quickstart"), out)
     show_examples(out)
 
 
@@ -97,6 +98,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of all training; its run folder is runs/NAME-seedN.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     redo: Annotated[list[str], typer.Option(metavar="STEP", help="Do a step again.")] = [],  # noqa: B006
+    reuse: Annotated[list[Path], typer.Option(metavar="RUN", help="Take over finished steps of this run folder.")] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Run a recipe: whatever of it is not done yet."""
@@ -109,7 +111,7 @@ def run(
     if dry_run:
         show_plan(resolved, folder, tuple(redo))
     else:
-        _run(resolved, folder, tuple(redo))
+        _run(resolved, folder, tuple(redo), tuple(reuse))
 
 
 @app.command()
@@ -280,7 +282,7 @@ def main() -> None:
         raise
 
 
-def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
+def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...] = (), reuse: tuple[Path, ...] = ()) -> None:
     from pauserec.pipeline import run as run_pipeline
     from pauserec.results.finished import open_finished
     from pauserec.results.ledger import table_rows
@@ -289,7 +291,15 @@ def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
 
     quiet_libraries()
     with processes.joined(), one_line_warnings():
-        content = run_pipeline(recipe, out, redo=redo, on_step=announce if processes.is_main() else say_nothing)
+        speaks = processes.is_main()  # for all of them
+        content = run_pipeline(
+            recipe,
+            out,
+            redo=redo,
+            reuse=reuse,
+            on_step=announce if speaks else say_nothing,
+            on_again=announce_again if speaks else say_nothing,
+        )
         if not processes.is_main():
             return
     folder = open_finished(out)

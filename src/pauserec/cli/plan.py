@@ -5,7 +5,7 @@ from the floating-point work and this machine's measured matrix rate.
 """
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +13,21 @@ import torch
 from rich.table import Table
 
 from pauserec.assets import named
-from pauserec.config import (
-    CorpusJob,
-    CptConfig,
-    ImplicitSftConfig,
-    NextItemJob,
-    PausePretrainConfig,
-    Recipe,
-    Settings,
-    Stage,
-)
+from pauserec.config import Recipe, Settings, Stage
 from pauserec.data.dataset import load_dataset, prepare
+from pauserec.llm.model import positions_of
 from pauserec.llm.pretrained import shape_and_tokenizer
-from pauserec.llm.prompts import Corpus, Format, Prompts
 from pauserec.llm.rate import matrix_rate
-from pauserec.llm.vocabulary import Vocabulary, grow_tokenizer
-from pauserec.pipeline import check_before, job_of
+from pauserec.llm.vocabulary import grow_tokenizer
+from pauserec.pipeline import check_before, fingerprints_before
 from pauserec.pipeline import steps as all_steps
-from pauserec.records import Dataset
 from pauserec.runs.device import best_device, resident_memory, use_bfloat16
-from pauserec.runs.folder import FinishedStep, Run, StepFunction
+from pauserec.runs.folder import Run
+from pauserec.runs.steps import FinishedStep, StepFunction
 from pauserec.semantic_ids.assign import add_digit, check_capacity
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
-from pauserec.stages.next_item import NextItemSamples
-from pauserec.stages.pause_pretrain import insert_pauses, word_starts
+from pauserec.stages import STAGES
+from pauserec.stages.kind import Sight
 from pauserec.training.losses import CHUNK
 
 EFFICIENCY = 0.5
@@ -110,6 +100,7 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
         dataset = load_dataset(Path(folder))
     counts = (len(dataset.users), len(dataset.items), dataset.interactions)
     walked = _DryRun(out, recipe, frozenset(redo))
+    walked.before = fingerprints_before(out)
     all_steps(walked)
     steps = tuple(walked.done.items())
     waiting = [name for name, done in steps if not done]
@@ -130,10 +121,8 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
     untied = 1 if shape.tie_word_embeddings else 2
     width = shape.hidden_size * shape.num_hidden_layers
     cost = _Cost(recipe, parameters, parameters - untied * table, table, width, vocabulary.used)
-    stages = tuple(
-        cost.stage(stage, *_tokens(job_of(stage, recipe), recipe, dataset, tokenizer, vocabulary, ids))
-        for stage in recipe.stages
-    )
+    sight = Sight(dataset, ids, tokenizer, vocabulary, positions_of(shape))
+    stages = tuple(cost.stage(stage, *STAGES[stage.kind].tokens(stage.job(recipe), sight)) for stage in recipe.stages)
     return Plan(counts, parameters, steps, stages, unplanned)
 
 
@@ -155,9 +144,10 @@ class _DryRun(Run):
     ) -> FinishedStep:
         """The step as it stands, or as it would be named: only what is made from finished steps can be done."""
         self.done[name] = all(self.done[step.name] for step in inputs) and self.is_done(name, settings, inputs, files)
+        counted = self.counted(name, settings, inputs)
         if self.done[name]:
-            return self.finished(name)
-        return FinishedStep(name, self.path / name, self.fingerprint(name, settings, inputs), {})
+            return replace(self.finished(name), counted=counted)
+        return FinishedStep(name, self.path / name, counted.now, {}, counted=counted)
 
 
 def _stand_in_ids(recipe: Recipe, items: int) -> SemanticIds:
@@ -169,47 +159,6 @@ def _stand_in_ids(recipe: Recipe, items: int) -> SemanticIds:
         codes, digits = add_digit(codes, np.zeros(items, dtype=np.float32))
         sizes = (*sizes, digits)
     return SemanticIds(codes, sizes)
-
-
-def _tokens(
-    job: CorpusJob | NextItemJob,
-    recipe: Recipe,
-    dataset: Dataset,
-    tokenizer: object,
-    vocabulary: Vocabulary,
-    ids: SemanticIds,
-) -> tuple[int, int]:
-    """Tokens of all epochs, and how many of them are targets (in a corpus, pauses counted in)."""
-    if isinstance(job, CorpusJob):
-        text = job.stage
-        corpus = Corpus(tokenizer, vocabulary, ids, dataset.items)
-        starts = word_starts(tokenizer, vocabulary)
-
-        def with_pauses(document: CorpusDocument) -> list[int]:
-            tokens = document_tokens(corpus, document)
-            if not isinstance(text, PausePretrainConfig):
-                return tokens
-            return insert_pauses(tokens, vocabulary.pause, starts, text.share, np.random.default_rng(text.seed))
-
-        batches = corpus_batches(
-            corpus_documents(dataset, corpus, job.history_length, text.batch_tokens),
-            with_pauses,
-            epochs=text.epochs,
-            batch_tokens=text.batch_tokens,
-            seed=text.seed,
-        )
-        return batches.tokens, batches.tokens
-    stage = job.stage
-    implicit = stage if isinstance(stage, ImplicitSftConfig) else None
-    length = (implicit.history_length if implicit else None) or recipe.prompt.history_length
-    form = Format(implicit.fields if implicit else (), implicit.pauses if implicit else 0, length)
-    prompts = Prompts(tokenizer, vocabulary, ids, dataset.items, recipe.prompt, form)
-    samples = NextItemSamples(job, prompts, dataset.training_sequences(stage.final_fit))
-    batches_ = samples.batches()
-    targets = len(ids.sizes) * len(dataset.users) * stage.epochs
-    if stage.targets == "all" or stage.loss_on == "history":
-        targets = len(ids.sizes) * dataset.interactions * stage.epochs
-    return batches_.tokens, int(targets)
 
 
 @dataclass(frozen=True)
@@ -227,13 +176,12 @@ class _Cost:
     vocabulary: int
 
     def stage(self, stage: Stage, tokens: int, targets: int) -> StagePlan:
-        rows_only = isinstance(stage, CptConfig | PausePretrainConfig)
+        rows_only, full = stage.rows_only, stage.code_softmax != "codebook"
         passes = 4 if rows_only else 6
-        full = getattr(stage, "softmax", "full") == "full"
         work = passes * (tokens * self.backbone + (targets * self.table if full else 0))
         device = best_device()
         seconds = work / (matrix_rate(device, use_bfloat16(self.recipe.model, device)) * EFFICIENCY)
-        disk = 4.0 * self.parameters if not isinstance(stage, PausePretrainConfig) else 4e4
+        disk = 4.0 * self.parameters if stage.gives == "model" else 4e4
         return StagePlan(stage.name, tokens, seconds, self._memory(stage, tokens, rows_only, full), disk)
 
     def _memory(self, stage: Stage, tokens: int, rows_only: bool, full: bool) -> float:

@@ -38,7 +38,11 @@ def announce(name: str, done: bool) -> None:
     notes.print(Text(f"{'✓' if done else '▸'} {name}", style="dim" if done else "bold"))
 
 
-def say_nothing(name: str, done: bool) -> None:
+def announce_again(name: str, why: str) -> None:
+    notes.print(Text(f"  {name} is done again: {why}", style="dim"), soft_wrap=True)
+
+
+def say_nothing(name: str, what: bool | str) -> None:
     """The first of several processes speaks for all."""
 
 

@@ -13,7 +13,7 @@ from pauserec.config.baselines import (
     SequentialSettings,
     TigerConfig,
 )
-from pauserec.config.evaluation import CooccurrenceSettings, EvaluatedModel, EvaluationConfig
+from pauserec.config.evaluation import CheckpointRow, CooccurrenceSettings, EvaluatedRow, EvaluationConfig
 from pauserec.config.recipe import RECIPES, Recipe, shipped_recipes
 from pauserec.config.settings import (
     Columns,
@@ -29,10 +29,12 @@ from pauserec.config.settings import (
 from pauserec.config.stages import (
     CorpusJob,
     CptConfig,
+    Format,
     ImplicitSftConfig,
     LanguageTraining,
     LoraSettings,
     NextItemJob,
+    PauseJob,
     PausePretrainConfig,
     SftConfig,
     Stage,
@@ -46,6 +48,7 @@ __all__ = [
     "BaselineJob",
     "BaselineSettings",
     "Bert4recConfig",
+    "CheckpointRow",
     "Columns",
     "CooccurrenceSettings",
     "CorpusJob",
@@ -53,8 +56,9 @@ __all__ = [
     "DataConfig",
     "DecodingConfig",
     "EmbedderConfig",
-    "EvaluatedModel",
+    "EvaluatedRow",
     "EvaluationConfig",
+    "Format",
     "Gru4recConfig",
     "HgnConfig",
     "HstuConfig",
@@ -64,6 +68,7 @@ __all__ = [
     "LoraSettings",
     "ModelConfig",
     "NextItemJob",
+    "PauseJob",
     "PausePretrainConfig",
     "PromptConfig",
     "QuantizerConfig",

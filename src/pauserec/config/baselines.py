@@ -1,5 +1,6 @@
 """Settings of the classical sequential recommenders that language models are compared with."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -155,4 +156,8 @@ class BaselineJob(Settings):
     """What training a baseline depends on: its settings, and how it is validated."""
 
     settings: Baseline
-    seen: Literal["keep", "drop"]
+    seen: Literal["keep", "drop"] = "drop"
+
+    def idle(self) -> Iterable[str]:
+        """See Settings.idle: a refit is not validated."""
+        return ("seen",) if self.settings.final_fit != "train" else ()

@@ -7,15 +7,26 @@ from pydantic import Field
 from pauserec.config.settings import NAME, Settings
 
 
-class EvaluatedModel(Settings):
+class CheckpointRow(Settings):
     """One row of the table that comes from a checkpoint."""
 
+    kind: Literal["checkpoint"] = "checkpoint"
+    """What the row is made of."""
     name: str = Field(pattern=NAME, max_length=100)
     """Name of the row, which is part of a folder's."""
     stage: str
     """Stage whose checkpoint is tested."""
     pauses: int | None = Field(default=None, ge=0, le=64)
     """Pauses in the prompt, instead of the number it was trained with."""
+
+    @property
+    def rests_on(self) -> tuple[str, ...]:
+        """Steps that must be done before the row can be tested."""
+        return (self.stage,)
+
+
+EvaluatedRow = CheckpointRow
+"""Every kind of row that a recipe can name under [[evaluation.models]]."""
 
 
 class CooccurrenceSettings(Settings):
@@ -39,7 +50,7 @@ class CooccurrenceSettings(Settings):
 class EvaluationConfig(Settings):
     """Full ranking over the catalogue, item level."""
 
-    models: tuple[EvaluatedModel, ...] = ()
+    models: tuple[EvaluatedRow, ...] = ()
     """Checkpoints to test."""
     baselines: tuple[Literal["popularity", "co-occurrence"], ...] = ("popularity", "co-occurrence")
     """Baselines that only count."""

@@ -19,7 +19,7 @@ from pauserec.config.settings import (
     QuantizerConfig,
     Settings,
 )
-from pauserec.config.stages import Stage
+from pauserec.config.stages import Gives, Stage
 from pauserec.errors import RecipeError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -27,7 +27,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 OWN_STEPS, TEST_STEP = ("dataset", "vectors", "semantic_ids", "base"), "test-"
 """Steps of every run, and how those begin that test a model."""
-PAUSES = "pause_pretrain"
+NOUNS: dict[Gives, str] = {"model": "a model", "row": "a pause row", "rationales": "rationales"}
 
 
 class Recipe(Settings):
@@ -65,24 +65,24 @@ class Recipe(Settings):
 
     def _check_starts(self) -> None:
         """Raises ValueError where a stage or a row starts from something that is not there, or is no model."""
-        kinds = {"base": "base"}
+        given: dict[str, Gives] = {"base": "model"}
         for stage in self.stages:
-            for start in stage.starts_from:
-                if start not in kinds:
-                    raise ValueError(f"stage {stage.name!r} starts from {start!r}; known before it: {sorted(kinds)}")
-            *models, rows = stage.starts_from if stage.kind == "implicit_sft" else (*stage.starts_from, None)
-            for start in models:
-                if start is not None and kinds[start] == PAUSES:
-                    raise ValueError(f"stage {stage.name!r} starts from {start!r}, which trains a pause row, no model")
-            if rows is not None and kinds[rows] != PAUSES:
-                raise ValueError(f"stage {stage.name!r} takes its pause row from {rows!r}: name a {PAUSES} stage")
-            if stage.name in kinds:
+            for start, needed in zip(stage.starts_from, stage.needs, strict=True):
+                if start not in given:
+                    raise ValueError(f"stage {stage.name!r} starts from {start!r}; known before it: {sorted(given)}")
+                if given[start] != needed:
+                    raise ValueError(
+                        f"stage {stage.name!r} takes {NOUNS[needed]} from {start!r}, which gives {NOUNS[given[start]]}: "
+                        f"name one of {sorted(name for name, kind in given.items() if kind == needed)}"
+                    )
+            if stage.name in given:
                 raise ValueError(f"two stages are named {stage.name!r}")
-            kinds[stage.name] = stage.kind
-        for model in self.evaluation.models:
-            known = sorted(name for name, kind in kinds.items() if kind not in {"base", PAUSES})
-            if model.stage not in known:
-                raise ValueError(f"evaluation.models {model.name!r} names stage {model.stage!r}; known: {known}")
+            given[stage.name] = stage.gives
+        known = sorted(stage.name for stage in self.stages if stage.gives == "model")
+        for row in self.evaluation.models:
+            for step in row.rests_on:
+                if step not in known:
+                    raise ValueError(f"evaluation.models {row.name!r} names stage {step!r}; known: {known}")
 
     def _check_names(self) -> None:
         """Raises ValueError where two rows of the table, or two steps of the run, would have one name."""
@@ -131,7 +131,7 @@ class Recipe(Settings):
     @property
     def last_model(self) -> str:
         """Name of the last stage that leaves a model; "base" if none does."""
-        return next((stage.name for stage in reversed(self.stages) if stage.kind != PAUSES), "base")
+        return next((stage.name for stage in reversed(self.stages) if stage.gives == "model"), "base")
 
     @property
     def steps(self) -> tuple[str, ...]:

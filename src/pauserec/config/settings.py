@@ -1,5 +1,6 @@
 """Settings of everything but the stages. Frozen, bounded, unknown keys refused."""
 
+from collections.abc import Iterable
 from math import prod
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -24,23 +25,35 @@ class Settings(BaseModel):
                 raise ValueError(f"{name} is a number, not {value!r}")
         return content
 
-    def identity(self) -> dict[str, Any]:
-        """The settings that enter a step's fingerprint.
+    def idle(self) -> Iterable[str]:
+        """Names of settings that change nothing beside the others as they are: they count as their defaults."""
+        return ()
 
-        A LATER one is left out while it has its default; one of BOOKKEEPING counts as its default whatever it is.
+    def identity(self, *, first_rule: bool = False) -> dict[str, Any]:
+        """The settings that enter a step's fingerprint: those that can change what the step gives.
+
+        A LATER one is left out while it has its default; one of BOOKKEEPING, or one that is `idle`, counts as its default
+        whatever it is. first_rule: as version 0.1 counted, so that its finished steps are known again.
         """
         content = self.model_dump(mode="json")
+        idle = set() if first_rule else set(self.idle())
         for name, field in type(self).model_fields.items():
             value, extra = getattr(self, name), field.json_schema_extra
-            if isinstance(extra, dict) and extra.get("later") and value == field.default:
+            marks = extra if isinstance(extra, dict) else {}
+            uncounted = name in idle or (
+                marks.get("bookkeeping") and not (first_rule and marks.get("counted_at_first"))
+            )
+            if marks.get("later") and (uncounted or value == field.default):
                 del content[name]
-            elif isinstance(extra, dict) and extra.get("bookkeeping"):
+            elif uncounted:
                 content[name] = to_jsonable_python(field.default)
             elif isinstance(value, Settings):
-                content[name] = value.identity()
+                content[name] = value.identity(first_rule=first_rule)
             elif isinstance(value, tuple):
-                parts = zip(value, content[name], strict=True)
-                content[name] = [part.identity() if isinstance(part, Settings) else plain for part, plain in parts]
+                content[name] = [
+                    part.identity(first_rule=first_rule) if isinstance(part, Settings) else plain
+                    for part, plain in zip(value, content[name], strict=True)
+                ]
         return content
 
 
@@ -51,6 +64,8 @@ LATER: JsonDict = {"later": True}
 were, so that an upgrade repeats no finished step. Such a default must never change."""
 BOOKKEEPING: JsonDict = {"bookkeeping": True}
 """Marks a setting that changes no result: what is done stays done, and what is under way goes on, whatever it is set to."""
+HARDWARE: JsonDict = {"bookkeeping": True, "counted_at_first": True}
+"""Marks a setting of how the hardware is used, which is BOOKKEEPING too; version 0.1 counted it."""
 Seed = Annotated[int, Field(ge=0, lt=2**31 - 16)]
 """What NumPy, torch and faiss all take; k-means adds the level to it."""
 
@@ -130,6 +145,13 @@ class EmbedderConfig(Settings):
     seed: Seed = 0
     """Seed of the SVD."""
 
+    def idle(self) -> Iterable[str]:
+        """See Settings.idle."""
+        if not self.cooccurrence_dims:
+            yield from ("cooccurrence_weight", "cooccurrence_window", "seed")
+        if self.baseline is None:
+            yield "baseline_weight"
+
 
 class QuantizerConfig(Settings):
     """Vectors to semantic IDs."""
@@ -156,6 +178,11 @@ class QuantizerConfig(Settings):
     """Weight of the commitment loss (rqvae)."""
     seed: Seed = 0
     """Seed of the codebooks' start, and of training (rqvae)."""
+
+    def idle(self) -> Iterable[str]:
+        """See Settings.idle."""
+        if self.kind == "rqkmeans":
+            yield from ("epochs", "learning_rate", "batch_size", "hidden", "latent", "commitment")
 
     @model_validator(mode="after")
     def _levels(self) -> Self:

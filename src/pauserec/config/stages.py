@@ -1,10 +1,43 @@
-"""Settings of the training stages, and what each stage depends on besides."""
+"""Settings of the training stages: what each needs and gives, the form of its prompts, and what it depends on besides.
 
-from typing import Annotated, Literal, Self
+A new kind of stage is a class here, joined to `Stage`, a file in pauserec/stages/ and a line of its STAGES. Nothing else
+asks what kind a stage is.
+"""
 
-from pydantic import Field, model_validator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pauserec.config.settings import BOOKKEEPING, LATER, DecodingConfig, PromptConfig, Seed, Settings
+from pydantic import Field, SerializeAsAny, model_validator
+
+from pauserec.config.settings import (
+    BOOKKEEPING,
+    HARDWARE,
+    LATER,
+    DecodingConfig,
+    PromptConfig,
+    Seed,
+    Settings,
+)
+
+if TYPE_CHECKING:
+    from pauserec.config.recipe import Recipe
+
+Gives = Literal["model", "row", "rationales"]
+"""What a stage leaves: a whole model, the row of one token, or texts."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What varies between prompts: text fields after each SID, number of pauses, items in the history.
+
+    rationale: most tokens that the model writes before it names an item; the prompt then ends inside the think block.
+    """
+
+    fields: tuple[str, ...] = ()
+    pauses: int = 0
+    history_length: int = 20
+    rationale: int = 0
 
 
 class LoraSettings(Settings):
@@ -42,11 +75,11 @@ class TrainingSettings(Settings):
     """Batches per optimizer step."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Longer gradients are cut to this length."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(default=False, json_schema_extra=HARDWARE)
     """Keep one state a layer and compute the rest again going backward: a third more time, a fraction of the memory."""
-    compile: bool = False
+    compile: bool = Field(default=False, json_schema_extra=HARDWARE)
     """Compile the feed-forward part of each layer with torch.compile (needs a C++ compiler on a CPU)."""
-    sharding: Literal["none", "fsdp2"] = "none"
+    sharding: Literal["none", "fsdp2"] = Field(default="none", json_schema_extra=HARDWARE)
     """Of several processes: each holds all weights (DDP), or a part of them (FSDP2, for models that fill a GPU)."""
     save_every: int = Field(default=200, ge=1, json_schema_extra=BOOKKEEPING)
     """Optimizer steps between checkpoints."""
@@ -59,11 +92,50 @@ class TrainingSettings(Settings):
 class LanguageTraining(TrainingSettings):
     """What the stages of a language model can set besides."""
 
-    attention: Literal["documents", "flex"] = Field(default="documents", json_schema_extra=LATER)
+    gives: ClassVar[Gives] = "model"
+    needs: ClassVar[tuple[Gives, ...]] = ("model",)
+    """What each step of `starts_from` must give."""
+    starts_from: tuple[str, ...]
+    """Steps whose results it goes on from."""
+    attention: Literal["documents", "flex"] = Field(default="documents", json_schema_extra=LATER | HARDWARE)
     """Attention of a packed batch: groups of similar documents in turn, or all at once by FlexAttention (a GPU only)."""
 
+    def form(self, prompt: PromptConfig) -> Format:
+        """The form of the prompts that its model is asked with: SIDs alone, unless the stage trains another."""
+        return Format(history_length=prompt.history_length)
 
-class CptConfig(LanguageTraining):
+    def job(self, recipe: "Recipe") -> Settings:
+        """The stage with just those settings of the recipe that it depends on: what its function is given."""
+        raise NotImplementedError
+
+    @property
+    def rows_only(self) -> bool:
+        """Whether the backbone stays as it is, so that no gradient of its weights is made."""
+        return False
+
+    @property
+    def code_softmax(self) -> Literal["full", "codebook"] | None:
+        """What its loss on codes is normalised over; None where its loss is on text."""
+        return None
+
+
+class _OverCorpus(LanguageTraining):
+    """What both stages over running text can set: some rows of the tables train, the backbone does not."""
+
+    corpus: Literal["histories", "items"] = "histories"
+    """Training histories as running text, or each item alone in both directions."""
+
+    def running_text(self, recipe: "Recipe") -> int | None:
+        """Items of a stretch of running text; None where each item stands alone."""
+        return recipe.prompt.history_length if self.corpus == "histories" else None
+
+    @property
+    def rows_only(self) -> bool:
+        """See LanguageTraining.rows_only."""
+        return True
+
+
+class CptConfig(_OverCorpus):
     """Continual pretraining: ground the SID rows in item text (paper, eq. 2)."""
 
     kind: Literal["cpt"]
@@ -71,26 +143,33 @@ class CptConfig(LanguageTraining):
     """Step whose checkpoint it goes on from."""
     epochs: Epochs = 3
     learning_rate: float = Field(default=1e-4, gt=0)
-    corpus: Literal["histories", "items"] = "histories"
-    """Training histories as running text, or each item alone in both directions."""
+
+    def job(self, recipe: "Recipe") -> "CorpusJob":
+        """See LanguageTraining.job."""
+        return CorpusJob(stage=self, precision=recipe.model.precision, history_length=self.running_text(recipe))
 
 
-class PausePretrainConfig(LanguageTraining):
+class PausePretrainConfig(_OverCorpus):
     """Pause pretraining: the CPT corpus with pauses strewn in; only the pause row trains (paper, Section 5.3)."""
 
+    gives: ClassVar[Gives] = "row"
     kind: Literal["pause_pretrain"]
     starts_from: tuple[str] = ("cpt",)
     """Step whose checkpoint it goes on from."""
     epochs: Epochs = 2
     learning_rate: float = Field(default=1e-3, gt=0)
-    corpus: Literal["histories", "items"] = "histories"
-    """As in continual pretraining."""
+    pretrained: bool = Field(default=True, json_schema_extra=LATER)
+    """Train the row; false leaves it as `init` has it (Table 7's rows that are not pretrained)."""
     share: float = Field(default=0.1, gt=0, lt=1)
     """Pauses inserted, as a share of the text's words; an ID is a word."""
     init: Literal["mean", "text_mean", "sid_mean", "default"] = "mean"
     """Start of the pause row: the mean of all rows, of text rows, of SID rows, or as the grown table has it."""
     init_noise: float = Field(default=1e-9, ge=0)
     """Variance of the noise added to the start, as a multiple of the embeddings' variance."""
+
+    def job(self, recipe: "Recipe") -> "PauseJob":
+        """See LanguageTraining.job."""
+        return PauseJob(stage=self, precision=recipe.model.precision, history_length=self.running_text(recipe))
 
 
 class ValidatedSettings(TrainingSettings):
@@ -104,6 +183,10 @@ class ValidatedSettings(TrainingSettings):
     """Users drawn for validation during training; null takes all."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without a better NDCG@10; null never stops early."""
+
+    def idle(self) -> Iterable[str]:
+        """See Settings.idle: a refit is not validated."""
+        return ("validate_every", "validation_users", "patience") if self.final_fit != "train" else ()
 
 
 class _NextItem(ValidatedSettings, LanguageTraining):
@@ -133,6 +216,26 @@ class _NextItem(ValidatedSettings, LanguageTraining):
     history_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Leave each item out of a training history with this probability, drawn anew each epoch (its first item stays)."""
 
+    def job(self, recipe: "Recipe") -> "NextItemJob":
+        """See LanguageTraining.job."""
+        return NextItemJob(
+            stage=self,
+            prompt=recipe.prompt,
+            decoding=recipe.decoding,
+            precision=recipe.model.precision,
+            seen=recipe.evaluation.seen,
+        )
+
+    @property
+    def rows_only(self) -> bool:
+        """See LanguageTraining.rows_only: adapters leave the backbone's own weights alone."""
+        return self.lora is not None
+
+    @property
+    def code_softmax(self) -> Literal["full", "codebook"] | None:
+        """See LanguageTraining.code_softmax."""
+        return self.softmax
+
     @model_validator(mode="after")
     def _ends_have_a_level(self) -> Self:
         if self.loss_on_end and self.softmax == "codebook":
@@ -153,6 +256,7 @@ class SftConfig(_NextItem):
 class ImplicitSftConfig(_NextItem):
     """Implicit-reasoning fine-tuning: k pauses in the think block, SID + text in the user's turn (paper, eqs. 5-6)."""
 
+    needs: ClassVar[tuple[Gives, ...]] = ("model", "row")
     kind: Literal["implicit_sft"]
     starts_from: tuple[str, str] = ("sft", "pause_pretrain")
     """The checkpoint to go on from, then the one that gives the pause row."""
@@ -165,24 +269,53 @@ class ImplicitSftConfig(_NextItem):
     history_length: int | None = Field(default=None, ge=1)
     """Items a prompt of this stage holds; null takes prompt.history_length."""
 
+    def form(self, prompt: PromptConfig) -> Format:
+        """See LanguageTraining.form."""
+        return Format(self.fields, self.pauses, self.history_length or prompt.history_length)
+
 
 Stage = Annotated[CptConfig | SftConfig | PausePretrainConfig | ImplicitSftConfig, Field(discriminator="kind")]
 
 
 class CorpusJob(Settings):
-    """What a stage over running text depends on."""
+    """What continual pretraining depends on."""
 
-    stage: CptConfig | PausePretrainConfig
+    stage: CptConfig
     precision: Literal["auto", "float32", "bfloat16"]
     history_length: int | None
     """None where the text is items', each alone."""
 
 
+class PauseJob(CorpusJob):
+    """What pause pretraining depends on."""
+
+    stage: PausePretrainConfig  # type: ignore[assignment]
+
+
 class NextItemJob(Settings):
     """What a next-item stage depends on: its own settings, the prompts, and how it is validated."""
 
-    stage: SftConfig | ImplicitSftConfig
+    stage: SerializeAsAny[_NextItem]
     prompt: PromptConfig
-    decoding: DecodingConfig
+    decoding: DecodingConfig = DecodingConfig()
     precision: Literal["auto", "float32", "bfloat16"]
-    seen: Literal["keep", "drop"]
+    seen: Literal["keep", "drop"] = "drop"
+
+    def idle(self) -> Iterable[str]:
+        """See Settings.idle: a refit is not validated."""
+        return ("decoding", "seen") if self.stage.final_fit != "train" else ()
+
+    def identity(self, *, first_rule: bool = False) -> dict[str, Any]:
+        """See Settings.identity: prompts without text show none of it."""
+        content = super().identity(first_rule=first_rule)
+        return (
+            content if first_rule else content | {"prompt": prompt_identity(self.prompt, self.stage.form(self.prompt))}
+        )
+
+
+def prompt_identity(prompt: PromptConfig, form: Format) -> dict[str, Any]:
+    """What of a prompt's settings changes prompts of this form: without text, the length of text does not."""
+    content = prompt.identity()
+    if not form.fields:
+        content["text_tokens"] = PromptConfig().text_tokens
+    return content

@@ -12,7 +12,7 @@ from pauserec.config import ModelConfig
 from pauserec.llm.model import PAD_ROWS_TO
 from pauserec.llm.pretrained import in_tree_passes, pretrained
 from pauserec.llm.vocabulary import grow_tokenizer
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codebooks import Codebooks
 from pauserec.semantic_ids.codes import SemanticIds
 

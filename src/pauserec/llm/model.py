@@ -127,7 +127,7 @@ class LanguageModel(nn.Module):
     @property
     def positions(self) -> int:
         """Tokens in a row that the model was made for; beyond reach where its configuration does not say."""
-        return int(getattr(self.hf.config, "max_position_embeddings", None) or sys.maxsize)
+        return positions_of(self.hf.config)
 
     @property
     def device(self) -> torch.device:
@@ -212,6 +212,11 @@ class LanguageModel(nn.Module):
         """As `logits`, in float32 whatever the model's type: rounded to bfloat16, neighbours in a ranking would tie."""
         with torch.autocast(hidden.device.type, enabled=False):
             return self.output().logits(hidden.float(), rows)
+
+
+def positions_of(shape: Any) -> int:
+    """Tokens in a row that a model was made for; beyond reach where its configuration does not say."""
+    return int(getattr(shape, "max_position_embeddings", None) or sys.maxsize)
 
 
 def save_rows(path: Path, rows: Tensor) -> None:

@@ -10,15 +10,14 @@ the pauses, the target's codes. Item text is data: it is encoded apart from all 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from pauserec.config import PromptConfig
+from pauserec.config import Format, PromptConfig
 from pauserec.errors import RecipeError
-from pauserec.llm.decode.prefixes import MarkedPrompt
-from pauserec.llm.decode.rationale import Rationales
 from pauserec.llm.vocabulary import PlainText, Vocabulary
 from pauserec.records import IntArray, Item
 from pauserec.semantic_ids.codes import SemanticIds
@@ -29,16 +28,23 @@ CONTROL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 
 
 @dataclass(frozen=True)
-class Format:
-    """What varies between prompts: text fields after each SID, number of pauses, items in the history.
+class MarkedPrompt:
+    """A prompt's token ids, and the lengths at which its beginning may be kept: the template's first, the trunk's last.
 
-    rationale: most tokens that the model writes before it names an item; the prompt then ends inside the think block.
+    All are below the prompt's own length: its last token is always run, for the next one is predicted from that.
     """
 
-    fields: tuple[str, ...] = ()
-    pauses: int = 0
-    history_length: int = 20
-    rationale: int = 0
+    tokens: list[int]
+    marks: tuple[int, ...]
+
+    def names(self) -> list[bytes]:
+        """A hash of the tokens up to each mark."""
+        running, names, start = blake2b(digest_size=16), [], 0
+        for mark in self.marks:
+            running.update(np.asarray(self.tokens[start:mark], dtype=np.int64).tobytes())
+            names.append(running.copy().digest())
+            start = mark
+        return names
 
 
 class Prompts:
@@ -133,12 +139,10 @@ class Prompts:
     def _turn(self, role: str, text: str) -> list[int]:
         return self._open(role) + self._words(text) + self._control["<|im_end|>"] + self._words("\n")
 
-    def rationales(self) -> Rationales | None:
-        """How this prompt's think block is filled by the model itself; None where it is not."""
-        if not self.form.rationale:
-            return None
-        close, end = self._control["</think>"], self._control["<|im_end|>"]
-        return Rationales(tuple(close), tuple(self._after), (end[0],), limit=self.form.rationale)
+    @property
+    def closing(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Of a think block that the model fills: `</think>`, what stands between it and the first code, a turn's end."""
+        return tuple(self._control["</think>"]), tuple(self._after), tuple(self._control["<|im_end|>"][:1])
 
     def _suffix(self, pauses: int) -> list[int]:
         if self._bare:

@@ -8,13 +8,14 @@ from typing import Self
 import numpy as np
 import torch
 
-from pauserec.config import DecodingConfig, ModelConfig, PromptConfig
+from pauserec.config import DecodingConfig, Format, ModelConfig, PromptConfig
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.llm.decode.decoder import decode
 from pauserec.llm.decode.graphs import Graphs
 from pauserec.llm.decode.prefixes import PrefixStore
+from pauserec.llm.decode.rationale import Rationales
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prompts import Format, Prompts
+from pauserec.llm.prompts import Prompts
 from pauserec.llm.tree.cache import branch_tokens
 from pauserec.records import IntArray, Item, Offer, Ranking
 from pauserec.runs.device import best_device, use_bfloat16
@@ -82,7 +83,7 @@ class LLMRecommender:
         prompts = [self.prompts.marked(history) for history in histories]
         store = PrefixStore(0) if self.store is None else self.store
         limits = (offer or Offer()).without(histories) if drop_seen else offer
-        rationales = self.prompts.rationales()
+        rationales = Rationales.of(self.prompts)
         written, branches = rationales.room if rationales else 0, branch_tokens(beams, len(self.catalogue.sizes))
         lengths = [max(len(prompt.tokens) + written, branches) for prompt in prompts]
         for rows in _batches(lengths, self.decoding.batch_tokens):

@@ -19,7 +19,8 @@ from pauserec.report.page import EmbeddingRows, Example, ReportContent, ShownIte
 from pauserec.results.finished import RANKS
 from pauserec.results.ledger import table_rows
 from pauserec.runs.files import read_table
-from pauserec.runs.folder import FinishedStep, Run
+from pauserec.runs.folder import Run
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.pause_pretrain import ROW
 

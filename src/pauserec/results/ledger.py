@@ -5,7 +5,7 @@ from typing import Any
 
 from pauserec.config import Recipe
 from pauserec.results.table import TableRow
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 
 
 def table_rows(recipe: Recipe, content: Mapping[str, Any], tested: Mapping[str, FinishedStep]) -> list[TableRow]:

@@ -15,31 +15,32 @@ from pauserec.baselines.trained import load_baseline
 from pauserec.config import (
     CooccurrenceSettings,
     DecodingConfig,
-    EvaluatedModel,
-    ImplicitSftConfig,
+    EvaluatedRow,
+    Format,
     ModelConfig,
     PromptConfig,
     Recipe,
     Settings,
 )
 from pauserec.config.settings import LATER
+from pauserec.config.stages import prompt_identity
 from pauserec.data.dataset import load_dataset
 from pauserec.evaluation.evaluate import Result, evaluate
 from pauserec.evaluation.ranks import SCHEMA, write_ranks
-from pauserec.llm.prompts import Format
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, FinalFit, Recommender, Split
 from pauserec.results.finished import METRICS, RANKS, RESULT, made_from
 from pauserec.runs import processes
 from pauserec.runs.files import read_table, write_atomically, write_table
-from pauserec.runs.folder import FinishedStep, Run
+from pauserec.runs.folder import Run
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 
 COST = ("training_seconds", "share", "device_hours", "tokens", "tokens_per_second", "peak_memory_bytes", "mfu")
 """The ledger's keys that the run log repeats at its end."""
 
 
-class Ranking(Settings):
+class RankingRules(Settings):
     """How any model is ranked."""
 
     seen: Literal["keep", "drop"]
@@ -51,7 +52,7 @@ class BaselineTest(Settings):
     """What a baseline's row depends on."""
 
     name: str
-    ranking: Ranking
+    ranking: RankingRules
     final_fit: FinalFit = Field(default="train", json_schema_extra=LATER)
 
 
@@ -73,7 +74,7 @@ class ModelTest(Settings):
     """What a language model's row depends on, besides its checkpoint."""
 
     name: str
-    ranking: Ranking
+    ranking: RankingRules
     prompt: PromptConfig
     decoding: DecodingConfig
     precision: Literal["auto", "float32", "bfloat16"]
@@ -81,6 +82,16 @@ class ModelTest(Settings):
     pauses: int
     history_length: int
     final_fit: FinalFit = Field(default="train", json_schema_extra=LATER)
+
+    @property
+    def form(self) -> Format:
+        """The form of its prompts."""
+        return Format(self.fields, self.pauses, self.history_length)
+
+    def identity(self, *, first_rule: bool = False) -> dict[str, Any]:
+        """See Settings.identity: prompts without text show none of it."""
+        content = super().identity(first_rule=first_rule)
+        return content if first_rule else content | {"prompt": prompt_identity(self.prompt, self.form)}
 
     def recommender(
         self,
@@ -99,16 +110,16 @@ class ModelTest(Settings):
             model=ModelConfig(precision=self.precision),
             prompt=self.prompt,
             decoding=self.decoding,
-            form=Format(self.fields, self.pauses, self.history_length),
+            form=self.form,
             cache_bytes=cache_bytes,
             compile=compile,
         )
 
 
-def ranking_of(recipe: Recipe) -> Ranking:
+def ranking_of(recipe: Recipe) -> RankingRules:
     """The recipe's ranking rules."""
     evaluation = recipe.evaluation
-    return Ranking(seen=evaluation.seen, top_k=evaluation.top_k, bootstrap=evaluation.bootstrap)
+    return RankingRules(seen=evaluation.seen, top_k=evaluation.top_k, bootstrap=evaluation.bootstrap)
 
 
 def counted_test(recipe: Recipe, name: str) -> CountedTest:
@@ -122,22 +133,20 @@ def counted_test(recipe: Recipe, name: str) -> CountedTest:
     )
 
 
-def model_test(recipe: Recipe, model: EvaluatedModel) -> ModelTest:
+def row_test(recipe: Recipe, row: EvaluatedRow) -> ModelTest:
     """What testing one model of the recipe takes: the prompt is the one its stage trained with."""
-    stage = next((stage for stage in recipe.stages if stage.name == model.stage), None)
-    implicit = stage if isinstance(stage, ImplicitSftConfig) else None
-    length = implicit.history_length if implicit else None
-    pauses = implicit.pauses if implicit else 0
+    stage = next((stage for stage in recipe.stages if stage.name == row.stage), None)
+    form = stage.form(recipe.prompt) if stage else Format(history_length=recipe.prompt.history_length)
     return ModelTest(
-        name=model.name,
+        name=row.name,
         ranking=ranking_of(recipe),
         prompt=recipe.prompt,
         decoding=recipe.decoding,
         precision=recipe.model.precision,
-        fields=implicit.fields if implicit else (),
-        pauses=pauses if model.pauses is None else model.pauses,
-        history_length=length or recipe.prompt.history_length,
-        final_fit=recipe.fitted_on(model.stage),
+        fields=form.fields,
+        pauses=form.pauses if row.pauses is None else row.pauses,
+        history_length=form.history_length,
+        final_fit=recipe.fitted_on(row.stage),
     )
 
 
@@ -167,7 +176,7 @@ def evaluate_trained(
     return {"fit_seconds": trained.summary["training_seconds"]}
 
 
-def evaluate_model(
+def evaluate_row(
     job: ModelTest,
     checkpoint: FinishedStep,
     dataset_step: FinishedStep,
@@ -190,7 +199,7 @@ def held_out(job: BaselineTest | ModelTest, recommender: Recommender, dataset: D
     return {split: one_split(job.name, recommender, dataset, job.ranking, split) for split in splits}
 
 
-def one_split(name: str, recommender: Recommender, dataset: Dataset, ranking: Ranking, split: Split) -> Result:
+def one_split(name: str, recommender: Recommender, dataset: Dataset, ranking: RankingRules, split: Split) -> Result:
     """Result of one recommender on one split."""
     return evaluate(
         recommender,

@@ -1,17 +1,17 @@
 """The run folder: one folder per step, each finished by a manifest that is written last.
 
-A step's fingerprint covers its settings and the fingerprints of its inputs, so an unrelated change redoes nothing. A manifest
-also says what the inputs and raw files held, so a step whose input was made anew with other content is done again.
+A step's fingerprint (runs/fingerprints.py) covers its settings and the fingerprints of its inputs, so an unrelated change
+redoes nothing. A manifest also says what the inputs and raw files held, so a step whose input was made anew with other
+content is done again. A finished step of another run folder that is the same can be taken over.
 While a step runs, its folder is `STEP.partial`; an interrupted step finds its own checkpoints there again.
 Of several processes, the first one writes; the others take part in collective steps and wait for all others.
 """
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,32 +30,14 @@ from pauserec.runs.files import (
     verify,
     write_atomically,
 )
+from pauserec.runs.fingerprints import Fingerprint, changed_settings, fingerprint
+from pauserec.runs.origin import named, origin
 from pauserec.runs.place import LOG, RECIPE, check_place, make_folder, rerun
+from pauserec.runs.steps import FinishedStep, StepFunction, agree, content_hash, contents_of
 
 STARTED = "started.json"
-WATCHING = "tensorboard"
-"""Folder within a step for what only watches it."""
 RESUMING = "training"
 """Folder within a step for what only resuming it needs: gone once the step is done."""
-RAW = "file "
-"""Begins the name of a raw file in a manifest."""
-
-
-@dataclass(frozen=True)
-class FinishedStep:
-    """A finished step: its folder, and the fingerprint of everything that went into it."""
-
-    name: str
-    path: Path
-    fingerprint: str
-    summary: dict[str, Any]
-    """What the step reported of itself (seconds, tokens, trainable_parameters, ...)."""
-    content: str = ""
-    """Hash of its files, those left out that only watch the step."""
-
-
-StepFunction = Callable[..., dict[str, Any] | None]
-"""(settings, *inputs, out: Path, log) -> summary. Inputs are FinishedSteps; everything it leaves in `out` is kept."""
 
 
 class Run:
@@ -68,8 +50,14 @@ class Run:
         self.steps: dict[str, FinishedStep] = {}
         self.expected: dict[str, tuple[str, str | None]] | None = None
         """Fingerprints, and hashes of manifests, that finished steps must have, where the folder is only read."""
+        self.before: Mapping[str, Fingerprint] = {}
+        """Steps by the recipe that stood in the folder when it was opened."""
+        self.reuse: tuple[Path, ...] = ()
+        """Other run folders, whose finished steps are taken over where they are the same."""
         self.on_step: Callable[[str, bool], None] = lambda name, done: None
         """Told each step's name before it runs, and whether it is done already."""
+        self.on_again: Callable[[str, str], None] = lambda name, why: None
+        """Told which finished step is done again, and why."""
 
     @classmethod
     def open(cls, recipe: Recipe, path: Path, redo: tuple[str, ...] = ()) -> Self:
@@ -92,14 +80,10 @@ class Run:
         except RecipeError as error:
             raise RunError(f"{path / RECIPE} is no recipe of this version: {error}") from None
 
-    def fingerprint(self, name: str, settings: Settings | None, inputs: tuple[FinishedStep, ...]) -> str:
-        """Hash of a step's name, settings and inputs."""
-        content = {
-            "step": name,
-            "settings": settings.identity() if settings else None,
-            "inputs": [step.fingerprint for step in inputs],
-        }
-        return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    def counted(self, name: str, settings: Settings | None, inputs: tuple[FinishedStep, ...]) -> Fingerprint:
+        """A step's fingerprints by the recipe at hand."""
+        below = [step.counted or Fingerprint(step.fingerprint, step.fingerprint) for step in inputs]
+        return fingerprint(name, settings, below)
 
     def is_done(
         self, name: str, settings: Settings | None, inputs: tuple[FinishedStep, ...], files: tuple[Path, ...] = ()
@@ -108,15 +92,23 @@ class Run:
 
         A step whose redoing was interrupted does not.
         """
+        return not self._why_again(name, self.counted(name, settings, inputs), contents_of(inputs, files))
+
+    def _why_again(self, name: str, counted: Fingerprint, contents: Mapping[str, str]) -> str:
+        """Why a step is to be done; empty where it need not be."""
         manifest = self._manifest(name) if name not in self._redo else None
-        fingerprint = self.fingerprint(name, settings, inputs)
+        if manifest is None:
+            return "--redo" if name in self._redo and (self.path / name).exists() else "it is not done yet"
+        before = self.before.get(name)
+        if not counted.known(manifest["fingerprint"], before):
+            earlier = manifest.get("settings") or (before.settings if before else None)
+            changed = changed_settings(earlier, counted.settings) if earlier else "its settings changed"
+            return changed or "what it is made from is made again"
+        if not agree(manifest.get("inputs"), contents):
+            return "a file or step that it was made from holds something else now"
         started = read_json(self.path / f"{name}.partial" / STARTED)
-        return (
-            manifest is not None
-            and manifest["fingerprint"] == fingerprint
-            and _agree(manifest.get("inputs"), _contents(inputs, files))
-            and not (started.get("redo") and started.get("fingerprint") == fingerprint)
-        )
+        again = started.get("redo") and counted.known(str(started.get("fingerprint")), before)
+        return "doing it again was interrupted" if again else ""
 
     def step(
         self,
@@ -131,14 +123,15 @@ class Run:
 
         collective: all processes do it together, and it sees to it that only the first one writes. files: raw files it reads.
         """
+        counted = self.counted(name, settings, inputs)
         if processes.is_main():
             self._publish(name)  # what a kill left between its manifest and its place
-        done = processes.broadcast(lambda: self.is_done(name, settings, inputs, files))
-        self.on_step(name, done)
-        if not done:
+        why = processes.broadcast(lambda: self._why_missing(name, counted, contents_of(inputs, files)))
+        self.on_step(name, not why)
+        if why:
             partial = self.path / f"{name}.partial"
             if processes.is_main():
-                self._open(name, partial, self.fingerprint(name, settings, inputs), _contents(inputs, files))
+                self._open(name, partial, counted, contents_of(inputs, files), why)
             processes.barrier()
             if processes.is_main():
                 self._do(name, partial, function, settings, inputs)
@@ -147,7 +140,34 @@ class Run:
             processes.barrier()
             self.steps.pop(name, None)
             self._redo.discard(name)
-        return self.finished(name)
+        step = replace(self.finished(name), counted=counted)
+        self.steps[name] = step
+        return step
+
+    def _why_missing(self, name: str, counted: Fingerprint, contents: dict[str, str]) -> str:
+        """As `_why_again`, after a look into the other run folders."""
+        why = self._why_again(name, counted, contents)
+        if why and name not in self._redo:
+            for other in self.reuse:
+                if self._take_over(other, name, counted, contents):
+                    return ""
+        return why
+
+    def _take_over(self, other: Path, name: str, counted: Fingerprint, contents: dict[str, str]) -> bool:
+        """Copy a finished step of another run folder, its hashes checked, if it is the same."""
+        manifest = Run(other, self.recipe)._manifest(name)
+        if manifest is None or not counted.known(manifest["fingerprint"], None):
+            return False
+        if not agree(manifest.get("inputs"), contents):
+            return False
+        verify(other / name, manifest["files"])
+        partial = self.path / f"{name}.partial"
+        _remove(partial, marks=(STARTED, MANIFEST))
+        shutil.copytree(other / name, partial, ignore=lambda _, names: {MANIFEST} & set(names))
+        write_atomically(partial / MANIFEST, (other / name / MANIFEST).read_bytes())
+        self._publish(name)
+        self.log(name, event="taken over", run=str(other))
+        return True
 
     def finished(self, name: str) -> FinishedStep:
         """A finished step, its files verified against the manifest. Raises RunError."""
@@ -160,7 +180,7 @@ class Run:
         if self.expected is not None and not self._is_expected(name, manifest["fingerprint"]):
             raise RunError(f"step {name!r} of {self.path} was redone since its results: {remedy} again")
         verify(self.path / name, manifest["files"])
-        content = _content(manifest["files"])
+        content = content_hash(manifest["files"])
         step = FinishedStep(name, self.path / name, manifest["fingerprint"], manifest["summary"], content)
         self.steps[name] = step
         return step
@@ -175,20 +195,24 @@ class Run:
         wanted, manifest = (self.expected or {}).get(name, ("", None))
         return wanted == fingerprint and manifest in (None, file_hash(self.path / name / MANIFEST))
 
-    def _open(self, name: str, partial: Path, fingerprint: str, contents: dict[str, str]) -> None:
+    def _open(self, name: str, partial: Path, counted: Fingerprint, contents: dict[str, str], why: str) -> None:
         """Make the folder of a step that begins, or go on in that of the same step, interrupted."""
         started = read_json(partial / STARTED)
-        same = started.get("fingerprint") == fingerprint and _agree(started.get("inputs"), contents)
+        known = counted.known(str(started.get("fingerprint")), self.before.get(name))
+        same = known and agree(started.get("inputs"), contents)
         redo = name in self._redo
         if not same or (redo and not started.get("redo")):
             started = {}
             self.log(name, event="begin")
+            if (self.path / name).exists():
+                self.log(name, event="again", why=why)
+                self.on_again(name, why)
             _remove(partial, marks=(STARTED, MANIFEST))
         partial.mkdir(exist_ok=True)
         for leftover in partial.glob(TEMPORARY):
             leftover.unlink()  # a killed write's, which would count as the step's own
         goes_on = {"seconds": float(started.get("seconds", 0.0)), "redo": redo or bool(started.get("redo"))}
-        content = {"fingerprint": fingerprint, "inputs": contents, **goes_on}
+        content = {"fingerprint": counted.now, "settings": counted.settings, "inputs": contents, **goes_on}
         write_atomically(partial / STARTED, orjson.dumps(content))
 
     def _do(
@@ -201,7 +225,7 @@ class Run:
     ) -> None:
         started = partial / STARTED
         before = orjson.loads(started.read_bytes())
-        made_from = {key: before[key] for key in ("fingerprint", "inputs")}
+        made_from = {key: before[key] for key in ("fingerprint", "settings", "inputs")} | {"made_by": origin()}
         begin = time.perf_counter()
         try:
             summary = function(settings, *inputs, out=partial, log=lambda **values: self.log(name, **values)) or {}
@@ -228,6 +252,13 @@ class Run:
         partial.rename(final)
         fsync_folder(self.path)
 
+    def versions(self) -> dict[str, list[str]]:
+        """The finished steps by the version that made them."""
+        found: dict[str, list[str]] = {}
+        for name in self.steps:
+            found.setdefault(named((self._manifest(name) or {}).get("made_by")), []).append(name)
+        return found
+
     def _manifest(self, name: str) -> dict[str, Any] | None:
         path = self.path / name / MANIFEST
         if not path.exists():
@@ -246,23 +277,3 @@ def _remove(folder: Path, marks: tuple[str, ...]) -> None:
     if foreign and not any((folder / mark).exists() for mark in marks):
         raise RunError(f"{folder} holds files that no run wrote: move them away, or choose another --out")
     shutil.rmtree(folder)
-
-
-def _contents(inputs: tuple[FinishedStep, ...], files: tuple[Path, ...]) -> dict[str, str]:
-    """What a step is made from, by name. A raw file that is gone says nothing."""
-    return {step.name: step.content for step in inputs if step.content} | {
-        f"{RAW}{number}": file_hash(path) for number, path in enumerate(files) if path.is_file()
-    }
-
-
-def _content(files: Mapping[str, Mapping[str, Any]]) -> str:
-    kept = {name: entry["sha256"] for name, entry in files.items() if WATCHING not in Path(name).parts}
-    return hashlib.sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def _agree(recorded: Mapping[str, str] | None, found: Mapping[str, str]) -> bool:
-    """Whether all that was written down (earlier versions wrote nothing) and is still there is as it was, and nothing more."""
-    recorded = recorded or {}
-    before, now = ({name for name in names if name.startswith(RAW)} for names in (recorded, found))
-    came = before and now - before
-    return not came and all(found.get(name, content) == content for name, content in recorded.items())

@@ -14,18 +14,19 @@ import numpy as np
 import orjson
 
 from pauserec.assets import named
-from pauserec.config import EvaluatedModel, Recipe
+from pauserec.config import CheckpointRow, Format, Recipe
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import RunError
 from pauserec.llm.model import ADDED_ROWS
-from pauserec.llm.prompts import Format, Prompts
+from pauserec.llm.prompts import Prompts
 from pauserec.llm.vocabulary import find_vocabulary
 from pauserec.records import Dataset
 from pauserec.results.finished import RESULT, open_finished
-from pauserec.results.testing import ModelTest, model_test
+from pauserec.results.testing import ModelTest, row_test
 from pauserec.runs.files import MANIFEST, fsync_folder, hashes
-from pauserec.runs.folder import FinishedStep, Run
+from pauserec.runs.folder import Run
 from pauserec.runs.place import RECIPE
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codebooks import CODEBOOKS
 from pauserec.semantic_ids.codes import HEADER, TABLE, SemanticIds
 
@@ -78,14 +79,14 @@ def _chosen(source: Run, model: str | None) -> tuple[ModelTest, str]:
         # The row that tests the stage as it was trained, if the table has one.
         tested = [entry for entry in rows.values() if entry.stage == last]
         tested.sort(key=lambda entry: entry.pauses is not None)
-        entry = tested[0] if tested else EvaluatedModel(name=last, stage=last)
+        entry = tested[0] if tested else CheckpointRow(name=last, stage=last)
         if entry.pauses is not None:
-            entry = EvaluatedModel(name=last, stage=last)
+            entry = CheckpointRow(name=last, stage=last)
     elif model in rows:
         entry = rows[model]
     else:
         raise RunError(f"{source.path} has no model {model!r}: choose one of {', '.join(rows) or 'none'}")
-    return model_test(recipe, entry), entry.stage
+    return row_test(recipe, entry), entry.stage
 
 
 def _fill(
@@ -203,7 +204,7 @@ _NORMALISERS = {
 
 def was_tested(recipe: Recipe, test: ModelTest, stage: str) -> bool:
     """Whether the row of this name tests this stage with these pauses."""
-    return any(entry.stage == stage and model_test(recipe, entry) == test for entry in recipe.evaluation.models)
+    return any(entry.stage == stage and row_test(recipe, entry) == test for entry in recipe.evaluation.models)
 
 
 def _results(test: ModelTest, content: Mapping[str, Any]) -> Sequence[str]:

@@ -13,12 +13,12 @@ from rich.progress import track
 
 from pauserec.baselines.popularity import Popularity
 from pauserec.baselines.trained import load_baseline
-from pauserec.config import EvaluatedModel
+from pauserec.config import CheckpointRow
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import RecipeError, RunError
 from pauserec.records import Dataset, FloatArray, IntArray, Item, Offer, Recommendations, Recommender, Scored
 from pauserec.results.finished import open_finished
-from pauserec.results.testing import counted_test, model_test
+from pauserec.results.testing import counted_test, row_test
 from pauserec.runs.folder import Run
 from pauserec.semantic_ids.codes import SemanticIds
 
@@ -221,7 +221,7 @@ def _recommender(folder: Run, model: str | None, dataset: Dataset, *, cache_byte
     if model is None and not recipe.stages:
         raise RunError(f"{folder.path}: its recipe trains no model: choose a row of its table ({rows})")
     last = recipe.last_model
-    chosen = models[model] if model is not None else EvaluatedModel(name=last, stage=last)
+    chosen = models[model] if model is not None else CheckpointRow(name=last, stage=last)
     ids = SemanticIds.load(folder.finished("semantic_ids").path)
     checkpoint = folder.finished(chosen.stage)
-    return model_test(recipe, chosen).recommender(checkpoint, ids, dataset, cache_bytes=cache_bytes, compile=compile)
+    return row_test(recipe, chosen).recommender(checkpoint, ids, dataset, cache_bytes=cache_bytes, compile=compile)

@@ -9,16 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pauserec.config import CorpusJob, CptConfig
+from pauserec.config import CorpusJob
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.prompts import Corpus
 from pauserec.runs.device import best_device
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.stages.corpus import corpus_batches, corpus_documents, document_tokens
+from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.cost import with_cost
+from pauserec.stages.kind import Sight, Tokens
 from pauserec.stages.objective import Objective, seed_everything, trains_in_bfloat16
+from pauserec.training.batches import Batches
 from pauserec.training.loop import fit
 
 
@@ -32,22 +34,30 @@ def continual_pretrain(
     log: Callable[..., None],
 ) -> dict[str, Any]:
     """Train the SID rows of `base` on the corpus; leave a checkpoint folder in `out`."""
-    assert isinstance(job.stage, CptConfig)
     stage = job.stage
     seed_everything(stage.seed)
     dataset, ids = load_dataset(dataset_step.path), SemanticIds.load(ids_step.path)
     model = LanguageModel.load(base.path, ids)
     model.to(best_device())
-    corpus = Corpus(model.tokenizer, model.vocabulary, ids, dataset.items)
-    batches = corpus_batches(
-        corpus_documents(dataset, corpus, job.history_length, min(stage.batch_tokens, model.positions)),
-        lambda document: document_tokens(corpus, document),
-        epochs=stage.epochs,
-        batch_tokens=stage.batch_tokens,
-        seed=stage.seed,
-    )
+    batches = cpt_batches(job, Sight(dataset, ids, model.tokenizer, model.vocabulary, model.positions))
     model.train_rows(range(model.vocabulary.sid_rows.start, model.vocabulary.sid_rows.stop))
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, settings=stage)
     summary = fit(objective, batches, stage, out=out, save=model.save, log=log, bfloat16=bfloat16)
     return with_cost(summary, model, frozen=True, bfloat16=bfloat16)
+
+
+def cpt_batches(job: CorpusJob, sight: Sight) -> Batches[CorpusDocument]:
+    """The plan of the whole stage."""
+    corpus = Corpus(sight.tokenizer, sight.vocabulary, sight.ids, sight.dataset.items)
+    longest = min(job.stage.batch_tokens, sight.positions)
+    documents = corpus_documents(sight.dataset, corpus, job.history_length, longest)
+    return corpus_batches(
+        job.stage, documents, lambda document: document_tokens(corpus, document), positions=sight.positions
+    )
+
+
+def cpt_tokens(job: CorpusJob, sight: Sight) -> Tokens:
+    """See StageKind.tokens: every token but a document's first is a target."""
+    batches = cpt_batches(job, sight)
+    return Tokens(batches.tokens, batches.tokens)

@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from pauserec.config import TrainingSettings
+from pauserec.errors import RecipeError
 from pauserec.llm.prompts import Corpus
 from pauserec.llm.tree.samples import Sample, collate, labelled
 from pauserec.records import Dataset, IntArray
@@ -47,16 +49,24 @@ def document_tokens(corpus: Corpus, document: CorpusDocument) -> list[int]:
 
 
 def corpus_batches(
+    stage: TrainingSettings,
     documents: Sequence[CorpusDocument],
     tokens: Callable[[CorpusDocument], list[int]],
     *,
-    epochs: float,
-    batch_tokens: int,
-    seed: int,
+    positions: int,
     is_target: Callable[[int], bool] = lambda token: True,
 ) -> Batches[CorpusDocument]:
-    """Batches of documents, each predicting every next token for which `is_target` holds."""
+    """Batches of documents, each predicting every next token for which `is_target` holds.
+
+    Raises RecipeError where a document has more tokens than the model's `positions`.
+    """
     lengths = {document.number: len(tokens(document)) - 1 for document in documents}
+    longest = max(lengths.values(), default=0)
+    if longest > positions:
+        raise RecipeError(
+            f"stage {stage.name!r}: one item's running text takes {longest} tokens, but the model is made for {positions}: "
+            "choose another model, or shorten titles (data.max_title_chars)"
+        )
 
     def build(document: CorpusDocument) -> Sample:
         ids = tokens(document)
@@ -67,7 +77,7 @@ def corpus_batches(
         lambda epoch, rng: documents,
         lambda document: lengths[document.number],
         lambda chosen: collate([build(document) for document in chosen]),
-        epochs=epochs,
-        batch_tokens=batch_tokens,
-        seed=seed,
+        epochs=stage.epochs,
+        batch_tokens=stage.batch_tokens,
+        seed=stage.seed,
     )

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from pauserec.config import ImplicitSftConfig, NextItemJob
+from pauserec.config import NextItemJob
 from pauserec.llm.model import LanguageModel, load_rows
-from pauserec.llm.prompts import Format
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import train_next_item
 from pauserec.stages.objective import seed_everything
@@ -31,11 +30,9 @@ def implicit_sft(
     log: Callable[..., None],
 ) -> dict[str, Any]:
     """Fine-tune `sft` with the row of `pause`; leave a checkpoint folder in `out`."""
-    assert isinstance(job.stage, ImplicitSftConfig)
     seed_everything(job.stage.seed)
     ids = SemanticIds.load(ids_step.path)
     model = LanguageModel.load(sft.path, ids)
     with torch.no_grad():
         model.table[model.vocabulary.pause] = load_rows(pause.path / ROW)[0]
-    form = Format(job.stage.fields, job.stage.pauses, job.stage.history_length or job.prompt.history_length)
-    return train_next_item(job, model, form, dataset_step, ids, out=out, log=log)
+    return train_next_item(job, model, dataset_step, ids, out=out, log=log)

@@ -5,6 +5,7 @@ trunk, and each next-item target a branch with its own suffix, pauses and SID: o
 samples that start at the same item.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,20 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from pauserec.config import NextItemJob
+from pauserec.config import NextItemJob, Recipe
 from pauserec.data.dataset import load_dataset
 from pauserec.data.windows import spans
 from pauserec.errors import RecipeError
 from pauserec.evaluation.validation import validator
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prompts import Format, Prompts
+from pauserec.llm.prompts import Prompts
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.llm.tree.samples import Branch, Sample, collate, labelled
 from pauserec.records import IntArray
 from pauserec.runs.device import best_device
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.cost import with_cost
+from pauserec.stages.kind import Sight, Tokens
 from pauserec.stages.objective import Objective, trains_in_bfloat16
 from pauserec.training.batches import IGNORE, Batches
 from pauserec.training.loop import fit
@@ -65,13 +67,13 @@ class NextItemSamples:
     """Makes the samples of a stage from training sequences."""
 
     def __init__(self, job: NextItemJob, prompts: Prompts, sequences: list[IntArray]) -> None:
-        self._stage, self._prompts, self._sequences = job.stage, prompts, sequences
+        self._stage, self.prompts, self._sequences = job.stage, prompts, sequences
         self._trunk_counts = job.stage.loss_on == "history" or (job.stage.targets == "all" and not prompts.suffix)
         self._answer = len(prompts.answer(0)) if job.stage.loss_on_end else len(prompts.codes[0])
 
     def batches(self) -> Batches[Window]:
         """The plan of the whole stage."""
-        stage, opening = self._stage, self._prompts.opening
+        stage, opening = self._stage, self.prompts.opening
         return Batches(
             self._windows,
             self.length,
@@ -83,14 +85,14 @@ class NextItemSamples:
         )
 
     def _windows(self, epoch: int, rng: np.random.Generator) -> list[Window]:
-        size, stage = self._prompts.form.history_length, self._stage
+        size, stage = self.prompts.form.history_length, self._stage
         found = []
         for user, items in enumerate(self._sequences):
             n = len(items)
             if n < 2:
                 continue
             if stage.targets == "last":
-                start = self._prompts.start(n - 1)
+                start = self.prompts.start(n - 1)
                 found.append(self._thinned(Window(user, start, n - 1, (n - 1,), start + 1), rng))
                 continue
             for window in windows(user, n, size, stage.window_overlap):
@@ -103,7 +105,7 @@ class NextItemSamples:
         Where nothing stands before a target, its branch would say again what the trunk says.
         """
         most, newest = self._stage.targets_per_history, targets[-1:] if self._trunk_counts else ()
-        if not self._prompts.suffix:
+        if not self.prompts.suffix:
             return newest
         if most is None or len(targets) <= most:
             return targets
@@ -119,13 +121,13 @@ class NextItemSamples:
 
     def length(self, window: Window) -> int:
         """Tokens that `build` makes of a window; the prompts' opening is no part of it."""
-        prompts, items = self._prompts, self._sequences[window.user]
+        prompts, items = self.prompts, self._sequences[window.user]
         trunk = sum(len(prompts.entries[items[position]]) for position in window.shown)
         return trunk + len(window.targets) * (len(prompts.suffix) + self._answer - 1)
 
     def tokens_apart(self, window: Window) -> int:
         """Tokens that the same targets would take as samples of their own, each with a whole prompt."""
-        prompts, items = self._prompts, self._sequences[window.user]
+        prompts, items = self.prompts, self._sequences[window.user]
         lengths = {position: len(prompts.entries[items[position]]) for position in window.shown}
         around = len(prompts.opening) + len(prompts.suffix) + self._answer - 1
         in_trunk = [] if prompts.suffix else [position for position in window.shown if position >= window.fresh]
@@ -135,7 +137,7 @@ class NextItemSamples:
 
     def build(self, window: Window) -> Sample:
         """A window as a sample. With a single target at its end, the target stands in the trunk itself."""
-        items, prompts = self._sequences[window.user], self._prompts
+        items, prompts = self._sequences[window.user], self.prompts
         trunk: list[int] = []
         marks: list[bool] = []
         ends = {}
@@ -154,18 +156,37 @@ class NextItemSamples:
         return Sample(np.asarray(trunk, dtype=np.int64), labels, tuple(branches))
 
     def _continuation(self, target: int) -> tuple[list[int], list[bool]]:
-        suffix, answer = self._prompts.suffix, self._prompts.answer(target)
+        suffix, answer = self.prompts.suffix, self.prompts.answer(target)
         if self._stage.loss_on_end:  # on `<|sid_begin|>` too, where that and no pause comes before the answer
-            begins = suffix[-1:] == [self._prompts.vocabulary.begin]
+            begins = suffix[-1:] == [self.prompts.vocabulary.begin]
             return suffix + answer, [False] * (len(suffix) - begins) + [True] * (begins + len(answer))
-        codes = [self._prompts.is_code(token) for token in answer]
+        codes = [self.prompts.is_code(token) for token in answer]
         return suffix + answer, [False] * len(suffix) + codes
+
+
+def next_item_samples(job: NextItemJob, sight: Sight) -> NextItemSamples:
+    """The samples of a stage. Raises RecipeError where a prompt may have more tokens than the model's positions."""
+    stage, form = job.stage, job.stage.form(job.prompt)
+    prompts = Prompts(sight.tokenizer, sight.vocabulary, sight.ids, sight.dataset.items, job.prompt, form)
+    if prompts.longest > sight.positions:
+        raise RecipeError(
+            f"stage {stage.name!r} may have prompts of {prompts.longest} tokens, but the model is made for {sight.positions}: "
+            "lower prompt.history_length or prompt.text_tokens"
+        )
+    return NextItemSamples(job, prompts, sight.dataset.training_sequences(stage.final_fit))
+
+
+def next_item_tokens(job: NextItemJob, sight: Sight) -> Tokens:
+    """See StageKind.tokens; targets are counted as if every user had as many as the settings allow."""
+    samples, stage, dataset = next_item_samples(job, sight), job.stage, sight.dataset
+    many = stage.targets == "all" or stage.loss_on == "history"
+    targets = sight.ids.depth * (dataset.interactions if many else len(dataset.users)) * stage.epochs
+    return Tokens(samples.batches().tokens, int(targets))
 
 
 def train_next_item(
     job: NextItemJob,
     model: LanguageModel,
-    form: Format,
     dataset_step: FinishedStep,
     ids: SemanticIds,
     *,
@@ -176,13 +197,7 @@ def train_next_item(
     stage = job.stage
     model.to(best_device())
     dataset = load_dataset(dataset_step.path)
-    prompts = Prompts(model.tokenizer, model.vocabulary, ids, dataset.items, job.prompt, form)
-    if prompts.longest > model.positions:
-        raise RecipeError(
-            f"stage {stage.name!r} may have prompts of {prompts.longest} tokens, but the model is made for {model.positions}: "
-            "lower prompt.history_length or prompt.text_tokens"
-        )
-    samples = NextItemSamples(job, prompts, dataset.training_sequences(stage.final_fit))
+    samples = next_item_samples(job, Sight(dataset, ids, model.tokenizer, model.vocabulary, model.positions))
     added = range(model.vocabulary.first_sid, model.vocabulary.used)
     if stage.lora is not None:
         model.train_rows(added)
@@ -191,7 +206,7 @@ def train_next_item(
         model.train_rows(added, backbone=True)
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, stage.softmax, stage.dropout, settings=stage)
-    recommender = LLMRecommender(model, prompts, ids, job.decoding, training=True, autocast=bfloat16)
+    recommender = LLMRecommender(model, samples.prompts, ids, job.decoding, training=True, autocast=bfloat16)
     validate = validator(
         recommender,
         dataset,
@@ -214,3 +229,31 @@ def train_next_item(
         validate=validate,
     )
     return with_cost(summary, model, frozen=stage.lora is not None, bfloat16=bfloat16, softmax=stage.softmax)
+
+
+LEGAL_PAIRS = {"full": ("full", "legal"), "codebook": ("codebook", "legal")}
+"""For a loss normalised over the whole vocabulary or over a level's codes: what decoding may normalise over."""
+
+
+def check_normalisation(recipe: Recipe, before: Recipe | None = None) -> None:
+    """Raise RecipeError where a stage is trained by one softmax and decoded by another, which ranks badly in silence.
+
+    before: the recipe that stands in the folder; a pair that it had already is warned of.
+    """
+    known = {(name, *pair) for name, *pair in _pairs(before)} if before else set()
+    for name, softmax, normalise in _pairs(recipe):
+        if normalise in LEGAL_PAIRS[softmax]:
+            continue
+        text = (
+            f"stages.{name}.softmax is {softmax!r} and decoding.normalise is {normalise!r}, so scores mean something else "
+            f"than what was trained: set decoding.normalise to {' or '.join(LEGAL_PAIRS[softmax])}"
+        )
+        if (name, softmax, normalise) not in known:
+            raise RecipeError(text)
+        warnings.warn(text, stacklevel=2)
+
+
+def _pairs(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Every stage whose loss is a softmax over codes: its name, that softmax, and what decoding normalises over."""
+    normalise = recipe.decoding.normalise
+    return [(stage.name, stage.code_softmax, normalise) for stage in recipe.stages if stage.code_softmax is not None]

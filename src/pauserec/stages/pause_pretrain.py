@@ -15,24 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pauserec.config import CorpusJob, PausePretrainConfig
+from pauserec.config import PauseJob, PausePretrainConfig
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import LanguageModel, save_rows
 from pauserec.llm.prompts import Corpus
 from pauserec.llm.vocabulary import Vocabulary
+from pauserec.runs import processes
 from pauserec.runs.device import best_device
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.cost import with_cost
+from pauserec.stages.kind import Sight, Tokens
 from pauserec.stages.objective import Objective, seed_everything, trains_in_bfloat16
+from pauserec.training.batches import Batches
 from pauserec.training.loop import fit
 
 ROW = "pause_row.safetensors"
 
 
 def pause_pretrain(
-    job: CorpusJob,
+    job: PauseJob,
     cpt: FinishedStep,
     dataset_step: FinishedStep,
     ids_step: FinishedStep,
@@ -41,40 +44,53 @@ def pause_pretrain(
     log: Callable[..., None],
 ) -> dict[str, Any]:
     """Train the `<pause>` row of `cpt`; leave it in `out` as pause_row.safetensors."""
-    assert isinstance(job.stage, PausePretrainConfig)
     stage = job.stage
     seed_everything(stage.seed)
     dataset, ids = load_dataset(dataset_step.path), SemanticIds.load(ids_step.path)
     model = LanguageModel.load(cpt.path, ids)
     model.to(best_device())
-    corpus = Corpus(model.tokenizer, model.vocabulary, ids, dataset.items)
-    documents = corpus_documents(dataset, corpus, job.history_length, min(stage.batch_tokens, model.positions))
-    starts = word_starts(model.tokenizer, model.vocabulary)
-
-    def with_pauses(document: CorpusDocument) -> list[int]:
-        rng = np.random.default_rng([stage.seed, document.number])
-        return insert_pauses(document_tokens(corpus, document), model.vocabulary.pause, starts, stage.share, rng)
-
-    batches = corpus_batches(
-        documents,
-        with_pauses,
-        epochs=stage.epochs,
-        batch_tokens=stage.batch_tokens,
-        seed=stage.seed,
-        is_target=lambda token: token != model.vocabulary.pause,
-    )
     with torch.no_grad():
         model.table[model.vocabulary.pause] = first_pause_row(model, stage)
-    model.train_rows(range(model.vocabulary.pause, model.vocabulary.pause + 1))
-    bfloat16 = trains_in_bfloat16(job.precision)
-    objective = Objective(model, settings=stage)
 
     def save(folder: Path) -> None:
         model.merge_rows()
         save_rows(folder / ROW, model.table[model.vocabulary.pause : model.vocabulary.pause + 1])
 
+    if not stage.pretrained:
+        if processes.is_main():
+            save(out)
+        return {"training_seconds": 0.0, "device_hours": 0.0, "tokens": 0, "targets": 0, "trainable_parameters": 0}
+    batches = pause_batches(job, Sight(dataset, ids, model.tokenizer, model.vocabulary, model.positions))
+    model.train_rows(range(model.vocabulary.pause, model.vocabulary.pause + 1))
+    bfloat16 = trains_in_bfloat16(job.precision)
+    objective = Objective(model, settings=stage)
     summary = fit(objective, batches, stage, out=out, save=save, log=log, bfloat16=bfloat16)
     return with_cost(summary, model, frozen=True, bfloat16=bfloat16)
+
+
+def pause_batches(job: PauseJob, sight: Sight) -> Batches[CorpusDocument]:
+    """The plan of the whole stage. Documents leave room for their pauses within the model's positions."""
+    stage, pause = job.stage, sight.vocabulary.pause
+    corpus = Corpus(sight.tokenizer, sight.vocabulary, sight.ids, sight.dataset.items)
+    starts = word_starts(sight.tokenizer, sight.vocabulary)
+    longest = int((min(stage.batch_tokens, sight.positions) - 1) / (1 + stage.share))  # a word is a token or more
+    documents = corpus_documents(sight.dataset, corpus, job.history_length, longest)
+
+    def with_pauses(document: CorpusDocument) -> list[int]:
+        rng = np.random.default_rng([stage.seed, document.number])
+        return insert_pauses(document_tokens(corpus, document), pause, starts, stage.share, rng)
+
+    return corpus_batches(
+        stage, documents, with_pauses, positions=sight.positions, is_target=lambda token: token != pause
+    )
+
+
+def pause_tokens(job: PauseJob, sight: Sight) -> Tokens:
+    """See StageKind.tokens; pauses, which carry no loss, are counted among the targets."""
+    if not job.stage.pretrained:
+        return Tokens(0, 0)
+    batches = pause_batches(job, sight)
+    return Tokens(batches.tokens, batches.tokens)
 
 
 def first_pause_row(model: LanguageModel, stage: PausePretrainConfig) -> Tensor:

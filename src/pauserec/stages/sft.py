@@ -11,8 +11,7 @@ from typing import Any
 
 from pauserec.config import NextItemJob
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prompts import Format
-from pauserec.runs.folder import FinishedStep
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import train_next_item
 from pauserec.stages.objective import seed_everything
@@ -31,5 +30,4 @@ def sft(
     seed_everything(job.stage.seed)
     ids = SemanticIds.load(ids_step.path)
     model = LanguageModel.load(start.path, ids)
-    form = Format(history_length=job.prompt.history_length)
-    return train_next_item(job, model, form, dataset_step, ids, out=out, log=log)
+    return train_next_item(job, model, dataset_step, ids, out=out, log=log)

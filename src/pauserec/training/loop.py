@@ -21,8 +21,9 @@ from pauserec.config import TrainingSettings
 from pauserec.errors import PauserecError, RecipeError
 from pauserec.runs import processes
 from pauserec.runs.device import best_device, forget_peak, peak_memory
-from pauserec.runs.folder import RESUMING, WATCHING
+from pauserec.runs.folder import RESUMING
 from pauserec.runs.progress import StepBar
+from pauserec.runs.steps import WATCHING
 from pauserec.training.batches import IGNORE
 from pauserec.training.checkpoints import (
     BestWeights,

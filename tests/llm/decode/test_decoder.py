@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import pauserec
-from pauserec.config import PromptConfig
+from pauserec.config import Format, PromptConfig
 from pauserec.data.dataset import load_dataset
 from pauserec.decoding.catalogue import Catalogue
 from pauserec.llm.decode.decoder import decode
-from pauserec.llm.decode.prefixes import MarkedPrompt, PrefixStore
+from pauserec.llm.decode.prefixes import PrefixStore
 from pauserec.llm.model import LanguageModel
-from pauserec.llm.prompts import Format, Prompts
+from pauserec.llm.prompts import MarkedPrompt, Prompts
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.semantic_ids.codes import SemanticIds
 

@@ -21,8 +21,9 @@ from pauserec.decoding.catalogue import Catalogue, Filter
 from pauserec.llm.decode.decoder import decode
 from pauserec.llm.decode.fixed import FixedRequest
 from pauserec.llm.decode.graphs import Graphs, Replay
-from pauserec.llm.decode.prefixes import MarkedPrompt, PrefixStore
+from pauserec.llm.decode.prefixes import PrefixStore
 from pauserec.llm.model import LanguageModel
+from pauserec.llm.prompts import MarkedPrompt
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.llm.tree.attention import attend, fold
 from pauserec.llm.vocabulary import Vocabulary

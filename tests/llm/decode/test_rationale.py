@@ -10,8 +10,8 @@ import torch
 import pauserec
 from pauserec.llm.decode.decoder import decode
 from pauserec.llm.decode.prefill import prefill
-from pauserec.llm.decode.prefixes import MarkedPrompt
 from pauserec.llm.decode.rationale import Rationales
+from pauserec.llm.prompts import MarkedPrompt
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.llm.tree.cache import TreeCache
 from pauserec.llm.tree.passes import TreePass
@@ -93,11 +93,11 @@ def test_a_prompt_with_a_rationale_ends_inside_the_think_block(recommender: LLMR
     writing = Prompts.__new__(Prompts)
     writing.__dict__ |= prompts.__dict__
     writing.form = replace(prompts.form, rationale=32, pauses=0)
-    suffix, how = writing._suffix(0), writing.rationales()
+    suffix, how = writing._suffix(0), Rationales.of(writing)
     assert how is not None
     assert how.limit == 32
     assert [*suffix, *how.close, *how.after] == replace_pauses(prompts)
-    assert prompts.rationales() is None
+    assert Rationales.of(prompts) is None
 
 
 def replace_pauses(prompts: object) -> list[int]:

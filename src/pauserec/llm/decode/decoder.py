@@ -14,10 +14,11 @@ from pauserec.decoding.beam import Beams, Normalise, beam_search
 from pauserec.decoding.catalogue import Catalogue, Filter
 from pauserec.llm.decode.graphs import Graphs
 from pauserec.llm.decode.prefill import prefill
-from pauserec.llm.decode.prefixes import MarkedPrompt, PrefixStore
+from pauserec.llm.decode.prefixes import PrefixStore
 from pauserec.llm.decode.rationale import Rationales
 from pauserec.llm.decode.scorer import TwoLevelScorer
 from pauserec.llm.model import LanguageModel
+from pauserec.llm.prompts import MarkedPrompt
 from pauserec.llm.tree.cache import TreeCache, branch_tokens
 
 

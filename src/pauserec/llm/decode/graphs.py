@@ -16,8 +16,8 @@ import torch
 from pauserec.decoding.beam import Beams, Normalise
 from pauserec.decoding.catalogue import Catalogue, Filter
 from pauserec.llm.decode.fixed import FixedRequest, Shape
-from pauserec.llm.decode.prefixes import MarkedPrompt
 from pauserec.llm.model import LanguageModel
+from pauserec.llm.prompts import MarkedPrompt
 
 TOKENS = 64
 """Prompts are padded to a multiple of so many tokens."""

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pauserec.llm.decode.prefixes import MarkedPrompt, PrefixStore
+from pauserec.llm.decode.prefixes import PrefixStore
 from pauserec.llm.model import LanguageModel
+from pauserec.llm.prompts import MarkedPrompt
 from pauserec.llm.tree.cache import ExtendPass, TreeCache
 
 

@@ -6,32 +6,9 @@ template, after each history entry). So nothing can be stale, and no request nee
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
 from threading import Lock
 
-import numpy as np
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class MarkedPrompt:
-    """A prompt's token ids, and the lengths at which its beginning may be kept: the template's first, the trunk's last.
-
-    All are below the prompt's own length: its last token is always run, for the next one is predicted from that.
-    """
-
-    tokens: list[int]
-    marks: tuple[int, ...]
-
-    def names(self) -> list[bytes]:
-        """A hash of the tokens up to each mark."""
-        running, names, start = blake2b(digest_size=16), [], 0
-        for mark in self.marks:
-            running.update(np.asarray(self.tokens[start:mark], dtype=np.int64).tobytes())
-            names.append(running.copy().digest())
-            start = mark
-        return names
 
 
 class PrefixStore:

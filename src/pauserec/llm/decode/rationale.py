@@ -7,12 +7,14 @@ Shapes: B documents, D width, V vocabulary rows in use.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from pauserec.llm.decode.prefill import extend
 from pauserec.llm.model import LanguageModel
+from pauserec.llm.prompts import Prompts
 from pauserec.llm.tree.cache import TreeCache
 
 
@@ -38,6 +40,11 @@ class Rationales:
     limit: int = 128
     temperature: float = 0.0
     seed: int = 0
+
+    @classmethod
+    def of(cls, prompts: Prompts) -> Self | None:
+        """How these prompts' think block is filled by the model itself; None where it is not."""
+        return cls(*prompts.closing, limit=prompts.form.rationale) if prompts.form.rationale else None
 
     @property
     def room(self) -> int:
