@@ -99,7 +99,7 @@ def test_a_backbone_of_another_family_goes_all_the_way(
 
     run(recipe(512), tmp_path / "run")
     assert len(pauserec.load(tmp_path / "run").recommend([["i1", "i2"]], k=5)[0].items) == 5
-    with pytest.raises(RecipeError, match=r"prompts of \d+ tokens, but the model is made for 32: lower prompt"):
+    with pytest.raises(RecipeError, match=r"\d+ tokens, but the model is made for 32"):
         run(recipe(32), tmp_path / "short")
 
 

@@ -33,6 +33,7 @@ from pauserec.results.testing import (
     row_test,
 )
 from pauserec.runs import processes
+from pauserec.runs.device import bound_kernel_cache
 from pauserec.runs.files import read_json
 from pauserec.runs.fingerprints import Fingerprint
 from pauserec.runs.folder import Run
@@ -62,6 +63,7 @@ def run(
     why. Raises PauserecError.
     """
     out, others = Path(out), tuple(map(Path, reuse))
+    bound_kernel_cache()
     check_before(recipe, out, redo, others)
     with alone(out), recipe_put_back(out):
         before = fingerprints_before(out)

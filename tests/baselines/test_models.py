@@ -106,18 +106,20 @@ def test_losses_against_items_by_hand(heat: float) -> None:
     table, hidden, targets = torch.randn(5, 4), torch.randn(3, 4), torch.tensor([0, 4, 4])
     scores = (hidden @ table.T).numpy().astype(np.float64) / heat
 
-    def loss(kind: str) -> tuple[float, np.ndarray]:
-        found = ItemLoss(config("sasrec", loss=kind, negatives=4), table, targets)
+    def loss(kind: str, **more: str) -> tuple[float, np.ndarray]:
+        found = ItemLoss(config("sasrec", loss=kind, negatives=4, **more), table, targets)
         return float(found(hidden, heat)), found.drawn.numpy()
 
     full, _ = loss("full")
     assert full == pytest.approx(-sum(log_chances(scores)[row, target] for row, target in enumerate(targets)), rel=1e-5)
-    sampled, drawn = loss("sampled")
-    expected = 0.0
-    for row, target in enumerate(targets.tolist()):
-        others = [scores[row, item] for item in drawn if item != target]
-        expected -= log_chances(np.array([scores[row, target], *others]))[0]
-    assert sampled == pytest.approx(expected, rel=1e-5)
+    for negatives_for, shape in (("batch", (4,)), ("target", (3, 4))):
+        sampled, drawn = loss("sampled", negatives_for=negatives_for)
+        assert drawn.shape == shape
+        expected = 0.0
+        for row, target in enumerate(targets.tolist()):
+            others = [scores[row, item] for item in np.broadcast_to(drawn, (3, 4))[row] if item != target]
+            expected -= log_chances(np.array([scores[row, target], *others]))[0]
+        assert sampled == pytest.approx(expected, rel=1e-5)
     bce, drawn = loss("bce")
     expected = 0.0
     for row, target in enumerate(targets.tolist()):

@@ -1,5 +1,6 @@
 """Training a few rows, saving: the rest of the model stays what it was."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,20 @@ def test_trained_rows_are_merged_on_saving(base: Path, tmp_path: Path, sixteen: 
 )
 def test_bfloat16_is_used_only_where_its_products_are_faster(processor: dict[str, Any], pays: bool) -> None:
     assert cpu_doubles_bfloat16(processor) is pays
+
+
+def test_building_a_model_changes_nothing_of_the_process(base: Path, sixteen: SemanticIds) -> None:
+    def switches() -> dict[str, object]:
+        cuda = torch.backends.cuda
+        return {
+            "environment": dict(os.environ),
+            "kernels": (cuda.cudnn_sdp_enabled(), cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled()),
+            "threads": torch.get_num_threads(),
+            "type": torch.get_default_dtype(),
+            "draws": torch.get_rng_state().tolist(),
+        }
+
+    before = switches()
+    model = LanguageModel.load(base, sixteen)
+    model.hidden(torch.tensor([1, 2, 3]), TreePass(Layout.of_trunks([3])))
+    assert switches() == before

@@ -22,8 +22,11 @@ class ItemLoss:
 
     def __init__(self, settings: SequentialSettings, table_ID: Tensor, targets_M: Tensor) -> None:
         self.kind, self.table, self.targets = settings.loss, table_ID, targets_M
-        count = settings.negatives if settings.loss == "sampled" else len(targets_M)
-        self.drawn = torch.randint(len(table_ID), (count,), device=table_ID.device)
+        shape: tuple[int, ...] = (len(targets_M),)
+        if settings.loss == "sampled":
+            apart = settings.negatives_for == "target"
+            shape = (len(targets_M), settings.negatives) if apart else (settings.negatives,)
+        self.drawn = torch.randint(len(table_ID), shape, device=table_ID.device)
 
     def __call__(self, hidden_MD: Tensor, temperature: float = 1.0) -> Tensor:
         """Summed over targets."""
@@ -41,8 +44,11 @@ class ItemLoss:
         if self.kind == "full":
             return hidden_MD @ self.table.T
         same = self.drawn == self.targets[:, None]
-        wrong = (hidden_MD @ self.table[self.drawn].T).masked_fill(same, NEVER)
-        return torch.cat([self._right(hidden_MD)[:, None], wrong], dim=1)
+        if self.drawn.dim() == 2:  # by way of all items: rows of the table for every target would take far more memory
+            wrong = (hidden_MD @ self.table.T).gather(1, self.drawn)
+        else:
+            wrong = hidden_MD @ self.table[self.drawn].T
+        return torch.cat([self._right(hidden_MD)[:, None], wrong.masked_fill(same, NEVER)], dim=1)
 
     def _right(self, hidden_MD: Tensor) -> Tensor:
         return (hidden_MD * self.table[self.targets]).sum(-1)

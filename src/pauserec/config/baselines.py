@@ -44,7 +44,9 @@ class SequentialSettings(BaselineSettings):
     loss: Literal["full", "sampled", "bce"] = "full"
     """Softmax over all items, softmax over the target and sampled items, or binary cross-entropy with one sampled item."""
     negatives: int = Field(default=256, ge=1)
-    """With loss = "sampled": items drawn per batch, shared by its targets."""
+    """With loss = "sampled": items drawn for the softmax."""
+    negatives_for: Literal["batch", "target"] = Field(default="batch", json_schema_extra=LATER)
+    """Draw them once a batch, shared by its targets, or for each target anew (as RecTools does; as slow as all items)."""
 
 
 class _AttentionSettings(SequentialSettings):

@@ -1,6 +1,5 @@
 """The backbone: load it, train all of it or a few rows only, save it as a plain Hugging Face folder."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any, Self
@@ -22,8 +21,6 @@ from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.training.losses import Head
 
 PAD_ROWS_TO = 64
-# oneDNN keeps a kernel for every shape it met: packed batches and prompts hardly ever repeat theirs, so memory would grow
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 ADDED_ROWS = "added_rows.json"
 """Beside each checkpoint: where the SID rows and `<pause>` stand."""
 
@@ -56,8 +53,6 @@ class LanguageModel(nn.Module):
             raise ModelError("models with soft-capped logits (Gemma 2) are not supported: choose another backbone")
         hf.set_attn_implementation(tree_attention())
         hf.config.use_cache = False
-        # cuDNN's attention makes a plan for every new shape, half a second each, and packed batches never repeat theirs
-        torch.backends.cuda.enable_cudnn_sdp(False)
         self.hf = hf
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary

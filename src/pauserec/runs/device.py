@@ -1,6 +1,7 @@
 """Which device a run uses, what it multiplies fast, and how much memory it holds."""
 
 import gc
+import os
 import resource
 import sys
 from collections.abc import Mapping
@@ -41,6 +42,14 @@ def best_device() -> torch.device:
 
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def bound_kernel_cache() -> None:
+    """Let oneDNN keep few kernels: packed batches and prompts hardly ever repeat a shape, so memory would grow.
+
+    For the whole process, so it is a program's choice to make, before its first product; no model makes it by being built.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def forget_peak() -> None:

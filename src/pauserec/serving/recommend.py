@@ -19,6 +19,7 @@ from pauserec.errors import RecipeError, RunError
 from pauserec.records import Dataset, FloatArray, IntArray, Item, Offer, Recommendations, Recommender, Scored
 from pauserec.results.finished import open_finished
 from pauserec.results.testing import counted_test, row_test
+from pauserec.runs.device import bound_kernel_cache
 from pauserec.runs.folder import Run
 from pauserec.semantic_ids.codes import SemanticIds
 
@@ -200,6 +201,7 @@ def load(
     compile: let torch.compile fuse what lies between the matrix products of a Llama or Qwen3, at a minute's start: for a GPU.
     Raises RunError if the folder is no finished run or has no such model.
     """
+    bound_kernel_cache()
     folder = open_finished(Path(run))
     dataset = load_dataset(folder.finished("dataset").path)
     recommender = _recommender(folder, model, dataset, cache_bytes=cache_bytes, compile=compile)

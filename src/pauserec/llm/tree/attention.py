@@ -8,9 +8,11 @@ Shapes: b documents, H heads, G key/value heads, L queries, n keys, D head width
 
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from pauserec.llm.tree.rule import visible_in_trunk
@@ -19,6 +21,18 @@ BLOCK = 128
 """Queries run together on a CPU."""
 LONG = 1024
 """From this length on the fused kernel skips masked blocks itself."""
+
+
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""All but cuDNN's, which makes a plan for every new shape, half a second each: packed batches never repeat theirs."""
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    """PyTorch's fused kernel; which ones may be chosen is said for this call alone, not for the process."""
+    if q.device.type != "cuda":
+        return scaled_dot_product_attention(q, k, v, **options)
+    with sdpa_kernel(KERNELS):
+        return scaled_dot_product_attention(q, k, v, **options)
 
 
 def lower(x: Tensor) -> Tensor:
@@ -36,7 +50,7 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) ->
     if plain and not before and not _by_products(q, k):
         if q.device.type == "cuda" and q.dtype == torch.float32:
             k, v = _repeated(q, k, v)
-        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        return _fused(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return attend(q, k, v, scale, _causal_mask(before, before + length, None if plain else window, q.device))
 
 
@@ -72,13 +86,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tenso
         return _products(q, k, v, scale, mask)
     if q.device.type == "cuda":
         return ungrouped(q, k, v, scale, mask)
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return _fused(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def ungrouped(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
     """As `attend`, every head with a key head of its own: PyTorch's GPU kernel for masks and for float32 knows no groups,
     nor does its gradient; left to itself it would hold all scores in float32."""
-    return scaled_dot_product_attention(q, *_repeated(q, k, v), attn_mask=mask, scale=scale)
+    return _fused(q, *_repeated(q, k, v), attn_mask=mask, scale=scale)
 
 
 def _repeated(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +121,7 @@ def _folded(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tens
     batch, heads, length, width = q.shape
     q = q.reshape(batch, k.shape[1], -1, width)
     mask = mask.expand(batch, k.shape[1], -1, -1)
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).reshape(batch, heads, length, width)
+    return _fused(q, k, v, attn_mask=mask, scale=scale).reshape(batch, heads, length, width)
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Tensor:
