@@ -163,9 +163,16 @@ def test_flex_attention_is_refused_without_a_gpu(parts: tuple[LanguageModel, Pro
         Objective(parts[0], settings=stage)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def wide_headed(model: LanguageModel) -> LanguageModel:
+    """A model of the same vocabulary whose heads have a width that GPU kernels take."""
+    config = copy.deepcopy(model.hf.config)
+    config.head_dim = 16
+    return LanguageModel(AutoModelForCausalLM.from_config(config), model.tokenizer, model.vocabulary)
+
+
+@pytest.mark.gpu
 def test_flex_attention_has_the_same_gradients(parts: tuple[LanguageModel, Prompts, NextItemJob]) -> None:
-    model = copy.deepcopy(parts[0]).train().cuda()
+    model = wide_headed(parts[0]).train().cuda()
     made = [samples(parts, targets="all").build(Window(0, 1, 6, (3, 4, 6), 2))]
     stage = parts[2].stage.model_copy(update={"attention": "flex"})
     assert_same_gradients(model, loss_of(model, made), loss_of(model, made, settings=stage))

@@ -262,7 +262,7 @@ def test_heads_folded_into_queries_attend_alike() -> None:
         torch.testing.assert_close(attend(q, k, v, 0.3, wide), attend(q, k, v, 0.3, seen), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @torch.inference_mode()
 def test_captured_requests_equal_the_ordinary_path_on_a_gpu(recommender: LLMRecommender) -> None:
     graphs, prompts = Graphs(recommender.model), prompts_of(recommender)
