@@ -76,6 +76,11 @@ def test_any_recipe_survives_a_dump(layers: int | None, users: int | None, softm
             },
             "'tiger' has final_fit = 'train' but builds on 'b'",
         ),
+        (
+            {"name": "x", "baselines": [B | {"final_fit": "train+validation", "epochs_from": "gone"}]},
+            "takes its epochs from 'gone'",
+        ),
+        ({"name": "x", "baselines": [B, B | {"name": "c", "epochs_from": "b"}]}, "epochs_from is for a refit"),
         ({"name": "x", "decoding": {"beams": 5}}, "decoding.beams"),
         ({"name": "x", "stages": [STAGES[0] | {"layers": 2}]}, r"unknown setting 'stages\.cpt\.layers'"),
         ({"name": "x", "stages": [STAGES[0] | {"epochs": 0}]}, r"setting 'stages\.cpt\.epochs'"),

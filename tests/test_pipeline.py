@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 import pauserec
 from commands import cli
 from pauserec.config import DataConfig, Recipe, SasrecConfig
+from pauserec.data.dataset import load_dataset
 from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.pipeline import check_before, run
 from pauserec.report.content import main_model, report_content
@@ -302,3 +303,15 @@ def test_a_loss_and_a_normalisation_that_do_not_belong_together_are_refused(
     (tmp_path / "old" / "recipe.toml").write_text(paired("codebook", "full").dump())
     with pytest.warns(UserWarning, match="scores mean something else"):
         check_before(paired("codebook", "full"), tmp_path / "old", ())
+
+
+def test_a_refit_takes_over_the_best_number_of_epochs(small_data: Path, tmp_path: Path) -> None:
+    strict = SASREC.model_copy(update={"epochs": 6.0, "patience": 1, "learning_rate": 0.02})
+    refit = strict.model_copy(update={"name": "again", "final_fit": "train+validation", "epochs_from": "sas"})
+    recipe = Recipe(name="refit", data=DataConfig(source=str(small_data)), baselines=(strict, refit))
+    stages = run(recipe, tmp_path / "run")["stages"]
+    best = stages["sas"]["best_epoch"]
+    assert 0 < best < 6
+    sequences = load_dataset(tmp_path / "run" / "dataset").training_sequences("train+validation")
+    assert stages["again"]["tokens"] == best * sum(len(sequence) - 1 for sequence in sequences)
+    assert all(run(recipe, tmp_path / "run")["stages"][name] for name in ("sas", "again"))

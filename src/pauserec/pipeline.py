@@ -1,10 +1,10 @@
 """The recipe, top to bottom: raw logs to a tested recommender. Read `steps` first."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pauserec.assets.named import check_name, local_files, model_path
 from pauserec.baselines.trained import train_baseline
@@ -14,6 +14,7 @@ from pauserec.config import (
     ModelConfig,
     Recipe,
     Settings,
+    TrainingSettings,
 )
 from pauserec.data.dataset import check_raw, prepare, raw_files
 from pauserec.errors import PauserecError, RecipeError, RunError
@@ -45,6 +46,8 @@ from pauserec.stages import STAGES
 from pauserec.stages.next_item import check_normalisation
 from pauserec.stages.objective import check_attention
 from pauserec.training.loop import check_trackers
+
+Trained = TypeVar("Trained", bound=TrainingSettings)
 
 
 def run(
@@ -82,7 +85,7 @@ def steps(folder: Run) -> dict[str, FinishedStep]:
         test = counted_test(recipe, name)
         done[f"test-{name}"] = folder.step(f"test-{name}", evaluate_counted, test, dataset, collective=True)
     for settings in recipe.over_items:
-        done |= _baseline(folder, settings, dataset)
+        done |= _baseline(folder, _settled(settings, done), dataset)
 
     if recipe.makes_ids:
         beside = [done[recipe.embedder.baseline]] if recipe.embedder.baseline else []
@@ -91,20 +94,27 @@ def steps(folder: Run) -> dict[str, FinishedStep]:
         quantize = QUANTIZERS[recipe.quantizer.kind]
         ids = folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
         for settings in recipe.over_ids:
-            done |= _baseline(folder, settings, dataset, ids)
+            done |= _baseline(folder, _settled(settings, done), dataset, ids)
 
     if recipe.stages:
         done["base"] = folder.step("base", grow_vocabulary, recipe.model, ids, files=local_files(recipe.model.name))
     for stage in recipe.stages:  # each names what it starts from, and depends on that alone
         starts = [done[name] for name in stage.starts_from]
-        train = STAGES[stage.kind].train
-        done[stage.name] = folder.step(stage.name, train, stage.job(recipe), *starts, dataset, ids, collective=True)
+        train, job = STAGES[stage.kind].train, _settled(stage, done).job(recipe)
+        done[stage.name] = folder.step(stage.name, train, job, *starts, dataset, ids, collective=True)
         for row in recipe.evaluation.models:
             if (step := f"test-{row.name}") not in done and done.keys() >= set(row.rests_on):
                 below = [done[name] for name in row.rests_on]
                 row_job = row_test(recipe, row)
                 done[step] = folder.step(step, evaluate_row, row_job, *below, dataset, ids, collective=True)
     return {row: done[f"test-{row}"] for row in recipe.rows}
+
+
+def _settled(entry: Trained, done: Mapping[str, FinishedStep]) -> Trained:
+    """A refit with the number of epochs that was best for the strict one it takes them from, once that is done."""
+    source = done.get(getattr(entry, "epochs_from", None) or "")
+    best = source.summary.get("best_epoch") if source else None
+    return entry if best is None else entry.model_copy(update={"epochs": best})
 
 
 def _baseline(folder: Run, settings: Baseline, dataset: FinishedStep, *ids: FinishedStep) -> dict[str, FinishedStep]:

@@ -37,6 +37,8 @@ OTHERWISE: dict[str, Any] = {
     **{f"baselines.{name}.tracking": ["wandb"] for name in ("sasrec", "refitted", "tiger")},
     **{f"evaluation.models.{name}.stage": "cpt" for name in ("sft", "refit", "pauserec", "pauserec-k0")},
     "evaluation.top_k": 19,
+    "stages.refit.epochs_from": "sft",
+    "baselines.refitted.epochs_from": "sasrec",
     "stages.implicit_sft.fields": ["title", "categories"],
     "evaluation.baselines": ["popularity"],
 }

@@ -136,9 +136,9 @@ def test_training_ends_with_the_best_validated_weights(tmp_path: Path) -> None:
         seen.append(line.weight.item())
         return {METRIC: next(scores)}
 
-    summary = fit(line, Points([4] * 2, 3), settings(), out=tmp_path, log=lambda **_: None, validate=validate)
+    summary = fit(line, Points([4] * 2, 3), settings(epochs=3), out=tmp_path, log=lambda **_: None, validate=validate)
     assert line.weight.item() == seen[1]
-    assert summary["best_step"] == 4
+    assert (summary["best_step"], summary["best_epoch"]) == (4, 2.0)
     assert [score["step"] for score in summary["validations"]] == [2, 4, 6]
 
 

@@ -50,6 +50,7 @@ class Recipe(Settings):
     def _references(self) -> Self:
         self._check_names()
         self._check_starts()
+        self._check_refits()
         for entry in (*self.stages, *self.over_ids):
             if getattr(entry, "final_fit", None) == "train":
                 self._check_strict(entry)
@@ -83,6 +84,21 @@ class Recipe(Settings):
             for step in row.rests_on:
                 if step not in known:
                     raise ValueError(f"evaluation.models {row.name!r} names stage {step!r}; known: {known}")
+
+    def _check_refits(self) -> None:
+        """Raises ValueError where a refit takes its epochs from something that was not validated before it."""
+        for entries in (self.stages, (*self.over_items, *self.over_ids)):
+            strict: list[str] = []
+            for entry in entries:
+                source = getattr(entry, "epochs_from", None)
+                fit = getattr(entry, "final_fit", None)
+                if source is not None and (fit == "train" or source not in strict):
+                    raise ValueError(
+                        f"{entry.name!r} takes its epochs from {source!r}: epochs_from is for a refit (final_fit = "
+                        f"'train+validation') and names a validated one before it; known: {strict}"
+                    )
+                if fit == "train":
+                    strict.append(entry.name)
 
     def _check_names(self) -> None:
         """Raises ValueError where two rows of the table, or two steps of the run, would have one name."""

@@ -183,6 +183,8 @@ class ValidatedSettings(TrainingSettings):
     """Users drawn for validation during training; null takes all."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without a better NDCG@10; null never stops early."""
+    epochs_from: str | None = Field(default=None, json_schema_extra=LATER)
+    """Of a refit: a strict stage or baseline of the recipe, whose epochs up to its best validation are taken for `epochs`."""
 
     def idle(self) -> Iterable[str]:
         """See Settings.idle: a refit is not validated."""

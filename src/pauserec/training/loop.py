@@ -8,6 +8,7 @@ stage may make them from the weights of now (rollouts).
 import math
 import re
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -94,6 +95,8 @@ def fit(
         "steps": training.step,
         **training.best.summary(),
     }
+    if "best_step" in summary:
+        summary["best_epoch"] = training.epochs(summary["best_step"])
     if save is not None and processes.is_main():
         save(out)
     return summary
@@ -157,6 +160,16 @@ class _Training:
                     self.best.checkpointed(self.step)
         for tracker in self._accelerator.trackers:
             tracker.finish()
+
+    def epochs(self, step: float) -> float:
+        """Passes over the data that `step` optimizer steps are."""
+        batches, ends = min(step * self._per_step, len(self._batches)), self._batches.epoch_ends
+        whole = bisect_right(ends, batches)
+        begin, share = ends[whole - 1] if whole else 0, 0.0
+        if whole < len(ends):
+            last = self._settings.epochs - (len(ends) - 1) if whole == len(ends) - 1 else 1.0
+            share = last * (batches - begin) / (ends[whole] - begin)
+        return round(min(whole + share, self._settings.epochs), 4)
 
     def tokens_per_second(self) -> float:
         """So far, over all attempts, all processes together, validating and saving left out."""
