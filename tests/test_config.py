@@ -175,7 +175,7 @@ def test_a_baseline_refuses_what_only_language_models_know() -> None:
 def test_a_setting_that_came_later_changes_an_identity_only_when_it_is_changed() -> None:
     settings = {"kind": "pause_pretrain", "name": "p"}
     plain, raw = (PausePretrainConfig.model_validate(settings | more) for more in ({}, {"pretrained": False}))
-    later = {"attention", "pretrained"}
+    later = {"attention", "pretrained", "loss_on_pauses"}
     assert plain.identity() == {name: v for name, v in plain.model_dump(mode="json").items() if name not in later}
     assert raw.identity() == plain.identity() | {"pretrained": False}
     inside = PauseJob(stage=raw, precision="auto", history_length=5)

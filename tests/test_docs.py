@@ -26,7 +26,7 @@ def test_the_papers_hyperparameters() -> None:
     recipe = Recipe.load("pauserec")
     stages = {stage.name: stage for stage in recipe.stages}
     assert recipe.quantizer.codebook_sizes == (256,) * 4
-    assert recipe.prompt.history_length == 20
+    assert recipe.prompt.history_length == 50
     assert [(stage.epochs, stage.learning_rate) for stage in recipe.stages] == [
         (3, 1e-4),
         (6, 1e-5),

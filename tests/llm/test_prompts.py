@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
-from pauserec.config import Format, PromptConfig
+from pauserec.config import EntryWords, Format, PromptConfig, Recipe
 from pauserec.errors import RecipeError
 from pauserec.llm.prompts import Corpus, Prompts
 from pauserec.llm.vocabulary import PlainText, Vocabulary, grow_tokenizer
@@ -136,3 +136,38 @@ def test_marks_stand_after_the_template_and_each_entry(grown: tuple[object, Voca
     assert marked.tokens[: marked.marks[0]] == made.opening
     assert marked.tokens[: marked.marks[1]] == made.trunk(np.array([4]))
     assert marked.tokens[: marked.marks[2]] == made.trunk(np.array([4, 7]))
+
+
+def test_an_entry_may_have_the_form_of_the_papers_appendix(grown: tuple[object, Vocabulary]) -> None:
+    """`SID, title "...", categories "A > B";` and, without text, `SID;`: as the recipe that stands for the paper asks."""
+    tokenizer, vocabulary = grown
+    config = Recipe.load("pauserec").prompt
+    items = [Item(f"i{n}", f"red film {n}", ("blue", "green")) for n in range(16)]
+
+    def entry(fields: tuple[str, ...]) -> str:
+        made = Prompts(tokenizer, vocabulary, IDS, items, config, Format(fields))
+        return tokenizer.decode(made.entries[2], skip_special_tokens=False)  # type: ignore[attr-defined]
+
+    sid = IDS.text(2)
+    assert entry(("title", "categories")) == f'{sid}, title "red film 2", categories "blue > green";'
+    assert entry(("categories", "title")) == f'{sid}, categories "blue > green", title "red film 2";'
+    assert entry(()) == f"{sid};"
+    corpus = Corpus(tokenizer, vocabulary, IDS, items, config.entry)
+    text = tokenizer.decode(corpus.history(np.array([1, 2])), skip_special_tokens=False)  # type: ignore[attr-defined]
+    assert f'{sid}, title "red film 2", categories "blue > green";' in text
+
+
+def test_a_space_in_running_text_goes_with_the_word_after_it(grown: tuple[object, Vocabulary]) -> None:
+    tokenizer, vocabulary = grown
+    corpus = Corpus(tokenizer, vocabulary, IDS, [Item(f"i{n}", "red film") for n in range(16)])
+    named, text, link = PlainText(tokenizer).encode(["The item", ' "red film"', " is"])
+    sid = [vocabulary.begin, *vocabulary.item_tokens(IDS)[3].tolist(), vocabulary.end]
+    stop = [tokenizer.eos_token_id]  # type: ignore[attr-defined]
+    assert corpus.item(3, text_first=True) == [*named, *text, *link, *sid, *stop]
+    assert corpus.item(3, text_first=False) == [*named, *sid, *link, *text, *stop]
+
+
+@pytest.mark.parametrize("words", ["no place", "{} and {}", "{title}"])
+def test_words_without_one_place_for_the_value_are_refused(words: str) -> None:
+    with pytest.raises(ValidationError):
+        EntryWords(title=words)

@@ -210,6 +210,27 @@ class ModelConfig(Settings):
     """Seed of the new rows' start values."""
 
 
+Words = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
+"""Words around a value, which stands where the braces are."""
+
+
+class EntryWords(Settings):
+    """How an item's text follows its ID, in prompts and in running text; the order is that of a stage's `fields`."""
+
+    title: Words = ' "{}"'
+    """The title."""
+    categories: Words = " ({})"
+    """The categories, joined."""
+    category_joint: str = ", "
+    """Between two categories."""
+    separator: str = "\n"
+    """After an entry with text."""
+    id_separator: str = ""
+    """After an ID alone."""
+    link: str = " is"
+    """In running text, between an ID and the text that follows it."""
+
+
 class PromptConfig(Settings):
     """The words around the IDs."""
 
@@ -228,6 +249,8 @@ class PromptConfig(Settings):
     """The window over a long history moves in blocks of this many items, so that a user's cached prompt stays valid."""
     text_tokens: int = Field(default=48, ge=1)
     """An item's text is cut to this many tokens inside prompts."""
+    entry: EntryWords = Field(default=EntryWords(), json_schema_extra=LATER)
+    """How an item's text follows its ID."""
     brackets: Literal["all", "target"] = "all"
     """Begin/end tokens around every ID, or around the target only (shorter prompts)."""
 

@@ -15,6 +15,7 @@ from pauserec.config.settings import (
     HARDWARE,
     LATER,
     DecodingConfig,
+    EntryWords,
     PromptConfig,
     Seed,
     Settings,
@@ -125,9 +126,13 @@ class _OverCorpus(LanguageTraining):
     corpus: Literal["histories", "items"] = "histories"
     """Training histories as running text, or each item alone in both directions."""
 
-    def running_text(self, recipe: "Recipe") -> int | None:
-        """Items of a stretch of running text; None where each item stands alone."""
-        return recipe.prompt.history_length if self.corpus == "histories" else None
+    def running_text(self, recipe: "Recipe") -> dict[str, Any]:
+        """What of the recipe's prompts shapes the text: items of a stretch (None where each stands alone), and words."""
+        length = recipe.prompt.history_length if self.corpus == "histories" else None
+        words = recipe.prompt.entry.model_copy(
+            update={"id_separator": EntryWords().id_separator}
+        )  # no ID is alone there
+        return {"history_length": length, "words": words}
 
     @property
     def rows_only(self) -> bool:
@@ -146,7 +151,7 @@ class CptConfig(_OverCorpus):
 
     def job(self, recipe: "Recipe") -> "CorpusJob":
         """See LanguageTraining.job."""
-        return CorpusJob(stage=self, precision=recipe.model.precision, history_length=self.running_text(recipe))
+        return CorpusJob(stage=self, precision=recipe.model.precision, **self.running_text(recipe))
 
 
 class PausePretrainConfig(_OverCorpus):
@@ -166,10 +171,12 @@ class PausePretrainConfig(_OverCorpus):
     """Start of the pause row: the mean of all rows, of text rows, of SID rows, or as the grown table has it."""
     init_noise: float = Field(default=1e-9, ge=0)
     """Variance of the noise added to the start, as a multiple of the embeddings' variance."""
+    loss_on_pauses: bool = Field(default=False, json_schema_extra=LATER)
+    """Loss also where the next token is a pause, as a plain language model's collator has it."""
 
     def job(self, recipe: "Recipe") -> "PauseJob":
         """See LanguageTraining.job."""
-        return PauseJob(stage=self, precision=recipe.model.precision, history_length=self.running_text(recipe))
+        return PauseJob(stage=self, precision=recipe.model.precision, **self.running_text(recipe))
 
 
 class ValidatedSettings(TrainingSettings):
@@ -286,6 +293,7 @@ class CorpusJob(Settings):
     precision: Literal["auto", "float32", "bfloat16"]
     history_length: int | None
     """None where the text is items', each alone."""
+    words: EntryWords = Field(default=EntryWords(), json_schema_extra=LATER)
 
 
 class PauseJob(CorpusJob):
@@ -316,8 +324,11 @@ class NextItemJob(Settings):
 
 
 def prompt_identity(prompt: PromptConfig, form: Format) -> dict[str, Any]:
-    """What of a prompt's settings changes prompts of this form: without text, the length of text does not."""
-    content = prompt.identity()
-    if not form.fields:
-        content["text_tokens"] = PromptConfig().text_tokens
-    return content
+    """What of a prompt's settings changes prompts of this form: without text, the length and the words of text do not."""
+    entry, plain = prompt.entry, EntryWords()
+    if form.fields:
+        return prompt.model_copy(
+            update={"entry": entry.model_copy(update={"link": plain.link, "id_separator": plain.id_separator})}
+        ).identity()
+    bare = EntryWords(id_separator=entry.id_separator)
+    return prompt.model_copy(update={"entry": bare, "text_tokens": PromptConfig().text_tokens}).identity()

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pauserec.config import Format, PromptConfig
+from pauserec.config import EntryWords, Format, PromptConfig
 from pauserec.errors import RecipeError
 from pauserec.llm.vocabulary import PlainText, Vocabulary
 from pauserec.records import IntArray, Item
@@ -71,10 +71,11 @@ class Prompts:
             raise RecipeError('prompt.template = "ids" has no think block for a rationale: set it to "chat"')
         self._brackets = config.brackets == "all" and not self._bare
         self._step = min(config.history_step, form.history_length)
-        texts = self._plain.encode([item_text(item, form.fields) for item in items]) if form.fields else []
-        line = self._words("\n") if form.fields else []
+        entry = config.entry
+        texts = self._plain.encode([item_text(item, form.fields, entry) for item in items]) if form.fields else []
+        end = self._words(entry.separator if form.fields else entry.id_separator)
         self.entries = [
-            self.sid(number) + (texts[number][: config.text_tokens] + line if form.fields else [])
+            self.sid(number) + (texts[number][: config.text_tokens] if texts else []) + end
             for number in range(len(items))
         ]
         """What each item looks like in the user's turn."""
@@ -153,14 +154,15 @@ class Prompts:
         return end + self._open("assistant") + think + closed
 
 
-def item_text(item: Item, fields: Sequence[str]) -> str:
-    """An item's text as prompts show it after its SID."""
-    parts = []
-    if "title" in fields and item.title:
-        parts.append(f' "{item.title}"')
-    if "categories" in fields and item.categories:
-        parts.append(f" ({', '.join(item.categories)})")
-    return "".join(parts)
+def item_text(item: Item, fields: Sequence[str], words: EntryWords) -> str:
+    """An item's text as it follows its SID: the fields it has, in their order."""
+    shown = {
+        "title": words.title.replace("{}", item.title) if item.title else "",
+        "categories": words.categories.replace("{}", words.category_joint.join(item.categories))
+        if item.categories
+        else "",
+    }
+    return "".join(shown[field] for field in fields)
 
 
 class Corpus:
@@ -169,14 +171,22 @@ class Corpus:
     An item's text is cut at LONGEST_TEXT tokens, so that one hostile row cannot fill a batch, or a model's context.
     """
 
-    def __init__(self, tokenizer: Any, vocabulary: Vocabulary, ids: SemanticIds, items: Sequence[Item]) -> None:
-        plain = PlainText(tokenizer)
+    def __init__(
+        self,
+        tokenizer: Any,
+        vocabulary: Vocabulary,
+        ids: SemanticIds,
+        items: Sequence[Item],
+        words: EntryWords | None = None,
+    ) -> None:
+        plain, words = PlainText(tokenizer), words or EntryWords()
         codes = vocabulary.item_tokens(ids).tolist()
         self._sid = [[vocabulary.begin, *item_codes, vocabulary.end] for item_codes in codes]
-        texts = [item_text(item, ("title", "categories")).strip() or "untitled" for item in items]
+        # a space goes with the word that follows it, as in the text that the backbone has read
+        texts = [item_text(item, ("title", "categories"), words) or " untitled" for item in items]
         self._text = [tokens[:LONGEST_TEXT] for tokens in plain.encode(texts)]
-        self._chose, self._is, self._named, self._line = plain.encode(
-            ["One person chose, in this order:\n", " is ", "The item ", "\n"]
+        self._chose, self._link, self._is, self._named, self._line = plain.encode(
+            ["One person chose, in this order:\n", words.link, " is", "The item", words.separator]
         )
         self._stop = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
 
@@ -206,4 +216,4 @@ class Corpus:
         return [np.array(part, dtype=np.int64) for part in parts[1:]]
 
     def _entry(self, item: int) -> list[int]:
-        return [*self._sid[item], *self._is, *self._text[item], *self._line]
+        return [*self._sid[item], *self._link, *self._text[item], *self._line]

@@ -71,7 +71,7 @@ def pause_pretrain(
 def pause_batches(job: PauseJob, sight: Sight) -> Batches[CorpusDocument]:
     """The plan of the whole stage. Documents leave room for their pauses within the model's positions."""
     stage, pause = job.stage, sight.vocabulary.pause
-    corpus = Corpus(sight.tokenizer, sight.vocabulary, sight.ids, sight.dataset.items)
+    corpus = Corpus(sight.tokenizer, sight.vocabulary, sight.ids, sight.dataset.items, job.words)
     starts = word_starts(sight.tokenizer, sight.vocabulary)
     longest = int((min(stage.batch_tokens, sight.positions) - 1) / (1 + stage.share))  # a word is a token or more
     documents = corpus_documents(sight.dataset, corpus, job.history_length, longest)
@@ -81,7 +81,11 @@ def pause_batches(job: PauseJob, sight: Sight) -> Batches[CorpusDocument]:
         return insert_pauses(document_tokens(corpus, document), pause, starts, stage.share, rng)
 
     return corpus_batches(
-        stage, documents, with_pauses, positions=sight.positions, is_target=lambda token: token != pause
+        stage,
+        documents,
+        with_pauses,
+        positions=sight.positions,
+        is_target=lambda token: stage.loss_on_pauses or token != pause,
     )
 
 
