@@ -1,6 +1,7 @@
 """Files of `pauserec recommend`: ids are read as a run reads them, and a bad line is named."""
 
 import io
+import itertools
 from pathlib import Path
 
 import polars as pl
@@ -8,6 +9,7 @@ import pytest
 
 from pauserec.cli.user_files import check_output, ids, read, write
 from pauserec.config import DataConfig
+from pauserec.data.dataset import load_dataset, prepare
 from pauserec.errors import DataError
 from pauserec.records import Recommendations, Scored
 
@@ -30,7 +32,7 @@ def test_ids_are_those_of_a_run(tmp_path: Path) -> None:
 
 
 def test_events_are_sorted_as_the_run_sorted_its_own(tmp_path: Path) -> None:
-    rows = "reader,book,lent_at,order\na,1,1700000300,9\na,2,1700000100,10\na,1,1700000400,8\nb,,,\na,3,1700000300,7\n"
+    rows = "reader,book,lent_at,order\na,1,1700000300,9\na,2,1700000100,10\na,1,1700000400,8\nb,,,\na,3,1700000350,7\n"
     path = users(tmp_path, "users.csv", rows)
     columns = {"user": "reader", "item": "book", "timestamp": "lent_at"}
     by_time = DataConfig.model_validate({"columns": columns | {"order": None}})
@@ -41,6 +43,31 @@ def test_events_are_sorted_as_the_run_sorted_its_own(tmp_path: Path) -> None:
         read(None, users(tmp_path, "bad.csv", "user_id,item_id,timestamp\na,1,soon\n"))
     with pytest.raises(DataError, match="line 3: missing order"):
         read(None, users(tmp_path, "bad.csv", "user_id,item_id,order\na,1,7\na,1,\n"))
+
+
+@pytest.mark.parametrize("ties", ["hash", "file"])
+def test_events_of_one_time_are_in_the_order_of_a_run(tmp_path: Path, ties: str) -> None:
+    rows = "".join(f"u{n},{item},1700000000\n" for n in range(20) for item in "cab")
+    path = users(tmp_path, "users.csv", "user_id,item_id,timestamp\n" + rows)
+    data = DataConfig.model_validate({"interactions": str(path), "min_interactions": 1, "ties": ties})
+    prepare(data, out=tmp_path / "out", log=lambda **values: None)
+    dataset = load_dataset(tmp_path / "out")
+    theirs = [[dataset.items[number].item_id for number in sequence.tolist()] for sequence in dataset.sequences]
+    found = dict(zip(*read(None, path, data), strict=True))
+    assert found == dict(zip(dataset.users, theirs, strict=True))
+    assert {"".join(items) for items in theirs} == ({"cab"} if ties == "file" else set(map("".join, PERMUTATIONS)))
+
+
+PERMUTATIONS = tuple(itertools.permutations("abc"))
+
+
+def test_a_list_stays_as_it_is_beside_other_events_of_its_time(tmp_path: Path) -> None:
+    path = tmp_path / "users.parquet"
+    lists = pl.Series([["c", "a", "b"], ["x"], ["y"]])
+    pl.DataFrame({"user_id": ["u"] * 3, "item_id": lists, "timestamp": [2, 2, 1]}).write_parquet(path)
+    _, (items,) = read(None, path)
+    assert items[0] == "y"
+    assert "cab" in "".join(items)
 
 
 def test_a_file_laid_out_like_the_runs_own_logs_is_read_like_them(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pauserec.config import DataConfig
 from pauserec.data.raw.clean import BadValueError, clean_id, clean_order, clean_time
 from pauserec.data.raw.layouts import EventLayout, open_like_events
 from pauserec.data.raw.rows import Row, Table
+from pauserec.data.sequences import in_order, times
 from pauserec.errors import DataError
 from pauserec.records import Recommendations
 from pauserec.runs.files import parquet, same_file, write_atomically
@@ -24,7 +25,8 @@ def read(history: str | None, users: Path | None, data: DataConfig | None = None
     """Names and histories from `--history ID,ID` or a file with the columns user_id and item_id.
 
     data: how the run read its own logs. Their layout and column names do too, a history is sorted by the order column if
-    any row has an order, else by the timestamp if the file has one (ties as in the file).
+    any row has an order, else by the timestamp if the file has one, else as in the file. Ties are broken as the run broke
+    its own; the items of a list stay together.
     In the file item_id is one event per row or a list. Ids are read as `prepare` reads them. Raises DataError.
     """
     if (history is None) == (users is None):
@@ -41,20 +43,38 @@ def read(history: str | None, users: Path | None, data: DataConfig | None = None
         raise DataError(f"--users {users} lacks {', '.join(missing)}: it has {', '.join(table.columns)}")
     ordered = layout.order in table.columns and any(_orders(row) for row in table.rows([layout.order]))
     moment = layout.order if ordered else layout.timestamp if layout.timestamp in table.columns else None
-    events: dict[str, list[tuple[float, str]]] = {}
+    names: dict[str, None] = {}
+    rows: list[tuple[str, list[str], int | float, int]] = []
     for row in table.rows([*columns, moment]):
         try:
             if row.problem:
                 raise BadValueError(row.problem)
-            of_user = events.setdefault(clean_id(row.values[0])[0], [])
+            name = clean_id(row.values[0])[0]
+            names[name] = None
             items = row.values[1] if isinstance(row.values[1], list) else [row.values[1]]
             chosen = [clean_id(item)[0] for item in items if _given(item)]
-            key = _moment(row.values[2], ordered) if moment is not None and chosen else 0
-            of_user += [(key, item) for item in chosen]
+            if chosen:
+                key = row.line if moment is None else _moment(row.values[2], ordered)
+                rows.append((name, chosen, key, row.line))
         except BadValueError as error:
             raise DataError(f"--users {users}, line {row.line}: {error}; mend or remove the line") from None
-    histories = [[item for _, item in sorted(of_user, key=lambda event: event[0])] for of_user in events.values()]
-    return list(events), histories
+    histories: dict[str, list[str]] = {name: [] for name in names}
+    for name, chosen in _sorted(rows, data):
+        histories[name] += chosen
+    return list(histories), list(histories.values())
+
+
+def _sorted(rows: list[tuple[str, list[str], int | float, int]], data: DataConfig) -> Iterator[tuple[str, list[str]]]:
+    """User and items of every row, in the order in which a run takes events. A list has its first item's place."""
+    events = {
+        "user_id": pl.Series([name for name, *_ in rows], dtype=pl.String),
+        "item_id": pl.Series([items[0] for _, items, *_ in rows], dtype=pl.String),
+        "time": times([key for _, _, key, _ in rows]),
+        "line": pl.Series([line for *_, line in rows], dtype=pl.Int64),
+        "row": pl.Series(range(len(rows)), dtype=pl.Int64),
+    }
+    for place in in_order(pl.DataFrame(events), data.ties)["row"].to_list():
+        yield rows[place][:2]
 
 
 def _open(users: Path, data: DataConfig) -> tuple[Table, EventLayout, list[str]]:
@@ -72,7 +92,7 @@ def _orders(row: Row) -> bool:
         return True
 
 
-def _moment(value: Any, ordered: bool) -> float:
+def _moment(value: Any, ordered: bool) -> int | float:
     """What an event is sorted by. Raises BadValueError."""
     if not ordered:
         return clean_time(value, time.time_ns())[0]

@@ -1,6 +1,7 @@
 """Interactions -> sequences: order, repeats, k-core."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +37,9 @@ def build_histories(
 
     events: columns user_id, item_id, time, line, and day if it is known. k: least events per item and per user (k-core).
     """
-    events, tied = _sorted(events, ties)
+    events = in_order(events, ties)
+    moment = pl.struct("user_id", "time")
+    tied = events.height - events.select(moment).n_unique()
     before = events.height
     if repeats == "first":
         events = events.filter(pl.struct("user_id", "item_id").is_first_distinct())
@@ -77,18 +80,24 @@ def id_hash(*parts: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _sorted(events: pl.DataFrame, ties: Literal["hash", "file"]) -> tuple[pl.DataFrame, int]:
-    moment = pl.struct("user_id", "time")
-    events = events.with_columns(moment.is_duplicated().alias("tied"))
+def in_order(events: pl.DataFrame, ties: Literal["hash", "file"]) -> pl.DataFrame:
+    """Events sorted by user and time, and within one time as `data.ties` says. A run and `recommend --users` sort by this.
+
+    events: columns user_id, item_id, time, line, and any others.
+    """
     if ties == "file":
-        events = events.sort("user_id", "time", "line")
-    else:
-        tied = events["tied"].to_list()
-        pairs = zip(events["user_id"].to_list(), events["item_id"].to_list(), tied, strict=True)
-        hashes = [id_hash(user, item) if is_tied else b"" for user, item, is_tied in pairs]
-        events = events.with_columns(pl.Series("hash", hashes, dtype=pl.Binary))
-        events = events.sort("user_id", "time", "hash", "item_id")
-    return events, int(events["tied"].sum() - events.filter("tied").select(moment).n_unique())
+        return events.sort("user_id", "time", "line")
+    tied = events.select(pl.struct("user_id", "time").is_duplicated()).to_series().to_list()
+    pairs = zip(events["user_id"].to_list(), events["item_id"].to_list(), tied, strict=True)
+    hashes = [id_hash(user, item) if is_tied else b"" for user, item, is_tied in pairs]
+    hashed = events.with_columns(pl.Series("hash", hashes, dtype=pl.Binary))
+    return hashed.sort("user_id", "time", "hash", "item_id", "line").drop("hash")
+
+
+def times(values: Sequence[int | float | None]) -> pl.Series:
+    """What events are sorted by: whole numbers where all are, so that none loses digits."""
+    whole = all(isinstance(value, int) for value in values if value is not None)
+    return pl.Series("time", values, dtype=pl.Int64 if whole else pl.Float64, strict=False)
 
 
 def _numbers(ids: pl.Series) -> IntArray:

@@ -17,6 +17,7 @@ from pauserec.data.raw.items import read_items
 from pauserec.data.raw.layouts import EventLayout, find_files, open_events, open_items
 from pauserec.data.raw.quarantine import Counts, Quarantined, quarantined
 from pauserec.data.raw.rows import Table
+from pauserec.data.sequences import times
 from pauserec.records import Item
 
 DUPLICATE_EVENT, UNKNOWN_ITEM = "duplicate event", "unknown item"
@@ -85,12 +86,11 @@ def _read_events(
     read = _collect(table, columns, counts, quarantine)
     ordered_by, key, problems = _order_key(read, has_time=layout.timestamp in table.columns)
     ignored = [ordered_by == "order" and bool(problem) for problem in read.time_problem]
-    whole = all(isinstance(value, int) for value in key if value is not None)
     frame = pl.DataFrame(
         {
             "user_id": pl.Series(read.user, dtype=pl.String),
             "item_id": pl.Series(read.item, dtype=pl.String),
-            "time": pl.Series(key, dtype=pl.Int64 if whole else pl.Float64, strict=False),
+            "time": times(key),
             "line": pl.Series(read.line, dtype=pl.Int64),
             "day": pl.Series(
                 [None if t is None or t < FIRST_DAY * DAY else t // DAY for t in read.time], dtype=pl.Int64
