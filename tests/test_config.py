@@ -1,5 +1,6 @@
 """Settings: unknown keys fail, errors name the key, and a dumped recipe reads back the same."""
 
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 
 from pauserec.config import (
     BaselineJob,
+    Columns,
     CorpusJob,
     CptConfig,
+    DataConfig,
     DecodingConfig,
     NextItemJob,
     PauseJob,
@@ -197,6 +200,18 @@ def test_bookkeeping_enters_no_fingerprint() -> None:
         assert other != plain
     assert DecodingConfig(batch_tokens=64).identity() == DecodingConfig().identity()
     assert DecodingConfig(beams=64).identity() != DecodingConfig().identity()
+
+
+def test_a_default_that_counts_as_another_value_has_its_identity_and_is_noted_beside_it() -> None:
+    auto, named, other, never = (DataConfig(columns=Columns(order=order)) for order in ("auto", "order", "place", None))
+    assert auto == DataConfig()
+    assert auto.identity() == named.identity()
+    assert [data.identity()["columns"]["order"] for data in (named, other, never)] == ["order", "place", None]
+    assert [data.recorded() for data in (auto, named)] == [{"columns.order": "auto"}, {"columns.order": "order"}]
+    for written in ("auto", "order", "null"):
+        recipe = Recipe.parse({"name": "x"}, (f"data.columns.order={written}",))
+        assert recipe.data.columns.order == (None if written == "null" else written)
+        assert Recipe.parse(tomllib.loads(recipe.dump())) == recipe
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31])

@@ -19,6 +19,7 @@ from pauserec.report.content import main_model, report_content
 from pauserec.report.page import ReportContent
 from pauserec.results.again import reevaluate
 from pauserec.results.finished import open_finished
+from pauserec.runs.files import hashes
 from pauserec.runs.folder import Run
 from pauserec.stages.next_item import check_normalisation
 
@@ -193,6 +194,70 @@ def test_a_run_that_cannot_start_leaves_a_finished_one_as_it_was(small_data: Pat
         with pytest.raises(PauserecError, match=message):
             run(recipe, tmp_path / "new")
         assert not (tmp_path / "new").exists()
+
+
+def shop(folder: Path, first: int) -> Path:
+    """Data with a column `order`: positions, from `first` = 0, or numbers of purchases."""
+    folder.mkdir()
+    rows = ["user_id,item_id,timestamp,order"]
+    for user in range(12):
+        rows += [f"u{user},i{(user + n) % 8},{1_600_000_000 + 60 * n},{first * (90 - user) + n}" for n in range(6)]
+    if first:  # numbers fall while time rises
+        rows = [rows[0], *(f"{row.rpartition(',')[0]},{100 - int(row.rpartition(',')[2])}" for row in rows[1:])]
+    (folder / "interactions.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def counting(data: Path, **columns: Any) -> Recipe:
+    settings = {"source": str(data), "min_interactions": 1, "columns": columns}
+    return Recipe.parse({"name": "c", "data": settings, "baselines": [SASREC.model_dump(mode="json")]})
+
+
+def told_by(recipe: Recipe, out: Path) -> dict[str, bool]:
+    told: dict[str, bool] = {}
+    run(recipe, out, on_step=told.__setitem__)
+    return told
+
+
+def as_earlier(out: Path) -> None:
+    """What an earlier version left: it noted no rule, and took whatever was called `order`."""
+    report, manifest = out / "dataset" / "report.json", out / "dataset" / "manifest.json"
+    content = orjson.loads(report.read_bytes())
+    del content["order_rule"], content["users_order_and_time_disagree"]
+    report.write_bytes(orjson.dumps(content))
+    made = orjson.loads(manifest.read_bytes())
+    del made["inputs"]["setting columns.order"]
+    made["files"] |= hashes(out / "dataset", without=("manifest.json",))
+    manifest.write_bytes(orjson.dumps(made))
+    for step in out.iterdir():  # what was made from it was made from just this
+        if (step / "manifest.json").exists():
+            rest = orjson.loads((step / "manifest.json").read_bytes())
+            rest["inputs"].pop("dataset", None)
+            (step / "manifest.json").write_bytes(orjson.dumps(rest))
+
+
+def test_naming_the_order_column_reads_the_data_again(tmp_path: Path) -> None:
+    data, out = shop(tmp_path / "data", 100), tmp_path / "run"
+    run(counting(data), out)
+    by_time = load_dataset(out / "dataset").fingerprint
+    assert all(told_by(counting(data), out).values())
+    assert not told_by(counting(data, order="order"), out)["dataset"]
+    assert load_dataset(out / "dataset").fingerprint != by_time
+    assert not told_by(counting(data), out)["dataset"]
+    assert load_dataset(out / "dataset").fingerprint == by_time
+
+
+def test_data_that_an_earlier_version_read_stay_where_the_rule_gives_the_same(tmp_path: Path) -> None:
+    for name, first, same in (("positions", 0, True), ("numbers", 100, False)):
+        data, out = shop(tmp_path / name, first), tmp_path / f"run-{name}"
+        run(counting(data, order="order"), out)
+        as_earlier(out)
+        assert told_by(counting(data, order="order"), out)["dataset"], "its own recipe.toml names the column"
+        data.rename(tmp_path / "away")
+        assert told_by(counting(data), out)["dataset"], "a finished run does without its data"
+        (tmp_path / "away").rename(data)
+        assert told_by(counting(data), out)["dataset"] is same
+        assert told_by(counting(data), out)["dataset"]
 
 
 def test_signs_that_file_systems_know_are_letters_in_a_path(small_data: Path, tmp_path: Path) -> None:

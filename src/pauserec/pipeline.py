@@ -16,7 +16,7 @@ from pauserec.config import (
     Settings,
     TrainingSettings,
 )
-from pauserec.data.dataset import check_raw, prepare, raw_files
+from pauserec.data.dataset import check_raw, follows_another_rule, prepare, raw_files
 from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.pretrained import shape_and_tokenizer
@@ -68,6 +68,8 @@ def run(
     out, others = Path(out), tuple(map(Path, reuse))
     bound_kernel_cache()
     check_before(recipe, out, redo, others)
+    if follows_another_rule(recipe.data, out / "dataset"):
+        redo = (*redo, "dataset")
     with alone(out), recipe_put_back(out):
         before = fingerprints_before(out)
         folder = Run.open(recipe, out, redo)

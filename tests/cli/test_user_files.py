@@ -37,7 +37,7 @@ def test_events_are_sorted_as_the_run_sorted_its_own(tmp_path: Path) -> None:
     columns = {"user": "reader", "item": "book", "timestamp": "lent_at"}
     by_time = DataConfig.model_validate({"columns": columns | {"order": None}})
     assert read(None, path, by_time) == (["a", "b"], [["2", "1", "3", "1"], []])
-    by_order = DataConfig.model_validate({"columns": columns})
+    by_order = DataConfig.model_validate({"columns": columns | {"order": "order"}})
     assert read(None, path, by_order) == (["a", "b"], [["3", "1", "1", "2"], []])
     with pytest.raises(DataError, match="line 2: unreadable timestamp"):
         read(None, users(tmp_path, "bad.csv", "user_id,item_id,timestamp\na,1,soon\n"))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pauserec.config import DataConfig
+from pauserec.config import Columns, DataConfig
 from pauserec.data.check import check
 from pauserec.data.dataset import load_dataset, prepare
 from pauserec.data.sequences import build_histories, k_core
@@ -123,7 +123,7 @@ def test_nothing_left_is_an_error_that_says_why() -> None:
 
 def test_order_numbers_that_are_no_order_say_which_setting_leaves_them_aside(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp,order\nu,a,1,ORD-1\nu,b,2,ORD-2\n")
-    config = DataConfig(source=str(tmp_path), min_interactions=1)
+    config = DataConfig(source=str(tmp_path), min_interactions=1, columns=Columns(order="order"))
     with pytest.raises(DataError, match=r"2 x unreadable order.*set data.columns.order=\"null\""):
         prepare(config, out=tmp_path / "out", log=lambda **values: None)
 

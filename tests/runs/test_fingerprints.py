@@ -138,7 +138,7 @@ def test_steps_of_the_first_version_are_known_again(variant: str, tmp_path: Path
     recipe = Recipe.parse(tomllib.loads(FIRST["recipe"]), tuple(written["set"]))
     found = fingerprints(recipe, tmp_path)
     assert {step: one.first for step, one in found.items()} == written["fingerprints"]
-    assert all(one.known(written["fingerprints"][step], None) for step, one in found.items())
+    assert all(one.known(written["fingerprints"][step], first_rule=True) for step, one in found.items())
 
 
 def test_what_counts_no_more_redoes_nothing_that_the_first_version_did(tmp_path: Path) -> None:
@@ -153,7 +153,11 @@ def test_what_counts_no_more_redoes_nothing_that_the_first_version_did(tmp_path:
     ):
         written = FIRST["variants"][variant]
         before = fingerprints(Recipe.parse(tomllib.loads(FIRST["recipe"]), tuple(written["set"])), tmp_path / variant)
-        fresh = {step for step in plain if not plain[step].known(written["fingerprints"][step], before[step])}
+        fresh = {
+            step
+            for step in plain
+            if not plain[step].known(written["fingerprints"][step], before[step], first_rule=True)
+        }
         assert fresh == redone, variant
 
 

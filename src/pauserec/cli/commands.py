@@ -133,10 +133,10 @@ def recommend(
     from pauserec.serving.recommend import load
 
     user_files.check_output(format_.value, output, users)
-    names, wanted = user_files.read(history, users, Run.existing(run).recipe.data)
     quiet_libraries()
-    recommender = load(run, model)
     with one_line_warnings():
+        names, wanted = user_files.read(history, users, user_files.data_as_read(Run.existing(run)))
+        recommender = load(run, model)
         found = recommender.recommend(
             wanted,
             k,
@@ -229,10 +229,10 @@ def check_data(
     from pauserec.config import Recipe
     from pauserec.data.check import check, check_table
 
-    paths = {"interactions": str(interactions)} | ({"items": str(items)} if items else {})
-    overrides = tuple(entry if entry.startswith("data.") else f"data.{entry}" for entry in set_)
-    report = check(Recipe.parse({"name": "check", "data": paths}, overrides).data, quarantine)
-    console.print(check_table(report))
+    paths = {"interactions": str(interactions), "items": str(items) if items else None}
+    recipe = Recipe.parse({"name": "check", "data": paths}, tuple(f"data.{e.removeprefix('data.')}" for e in set_))
+    with one_line_warnings():
+        console.print(check_table(check(recipe.data, quarantine)))
 
 
 @data_app.command("export")

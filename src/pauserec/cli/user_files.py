@@ -2,31 +2,35 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import polars as pl
 
-from pauserec.config import DataConfig
+from pauserec.config import Columns, DataConfig
+from pauserec.data.dataset import REPORT
 from pauserec.data.raw.clean import BadValueError, clean_id, clean_order, clean_time
 from pauserec.data.raw.layouts import EventLayout, open_like_events
-from pauserec.data.raw.rows import Row, Table
+from pauserec.data.raw.order import choose_order
+from pauserec.data.raw.rows import Table
 from pauserec.data.sequences import in_order, times
 from pauserec.errors import DataError
 from pauserec.records import Recommendations
-from pauserec.runs.files import parquet, same_file, write_atomically
+from pauserec.runs.files import parquet, read_json, same_file, write_atomically
+from pauserec.runs.folder import Run
 
 COLUMNS = ("user_id", "item_id")
+Value = TypeVar("Value")
 
 
 def read(history: str | None, users: Path | None, data: DataConfig | None = None) -> tuple[list[str], list[list[str]]]:
     """Names and histories from `--history ID,ID` or a file with the columns user_id and item_id.
 
-    data: how the run read its own logs. Their layout and column names do too, a history is sorted by the order column if
-    any row has an order, else by the timestamp if the file has one, else as in the file. Ties are broken as the run broke
-    its own; the items of a list stay together.
+    data: how the run read its own logs. Their layout and column names do too. By the same rules as in a run, histories are
+    sorted by the order column or by the timestamp, and ties are broken; a file with neither is in order itself. The items
+    of a list stay together.
     In the file item_id is one event per row or a list. Ids are read as `prepare` reads them. Raises DataError.
     """
     if (history is None) == (users is None):
@@ -41,40 +45,91 @@ def read(history: str | None, users: Path | None, data: DataConfig | None = None
         missing = [name for name in columns if name not in table.columns]
     if missing:
         raise DataError(f"--users {users} lacks {', '.join(missing)}: it has {', '.join(table.columns)}")
-    ordered = layout.order in table.columns and any(_orders(row) for row in table.rows([layout.order]))
-    moment = layout.order if ordered else layout.timestamp if layout.timestamp in table.columns else None
     names: dict[str, None] = {}
-    rows: list[tuple[str, list[str], int | float, int]] = []
-    for row in table.rows([*columns, moment]):
+    rows: list[_Row] = []
+    for row in table.rows([*columns, layout.order, layout.timestamp]):
         try:
             if row.problem:
                 raise BadValueError(row.problem)
             name = clean_id(row.values[0])[0]
-            names[name] = None
             items = row.values[1] if isinstance(row.values[1], list) else [row.values[1]]
             chosen = [clean_id(item)[0] for item in items if _given(item)]
-            if chosen:
-                key = row.line if moment is None else _moment(row.values[2], ordered)
-                rows.append((name, chosen, key, row.line))
         except BadValueError as error:
-            raise DataError(f"--users {users}, line {row.line}: {error}; mend or remove the line") from None
+            raise _bad(users, row.line, str(error)) from None
+        names[name] = None
+        if chosen:
+            order, moment = _value(clean_order, row.values[2]), _value(_time, row.values[3])
+            rows.append(_Row(name, chosen, row.line, *order, *moment))
     histories: dict[str, list[str]] = {name: [] for name in names}
-    for name, chosen in _sorted(rows, data):
-        histories[name] += chosen
+    for named in _sorted(users, rows, layout, data, has_time=layout.timestamp in table.columns):
+        histories[named.user] += named.items
     return list(histories), list(histories.values())
 
 
-def _sorted(rows: list[tuple[str, list[str], int | float, int]], data: DataConfig) -> Iterator[tuple[str, list[str]]]:
-    """User and items of every row, in the order in which a run takes events. A list has its first item's place."""
-    events = {
-        "user_id": pl.Series([name for name, *_ in rows], dtype=pl.String),
-        "item_id": pl.Series([items[0] for _, items, *_ in rows], dtype=pl.String),
-        "time": times([key for _, _, key, _ in rows]),
-        "line": pl.Series([line for *_, line in rows], dtype=pl.Int64),
-        "row": pl.Series(range(len(rows)), dtype=pl.Int64),
-    }
-    for place in in_order(pl.DataFrame(events), data.ties)["row"].to_list():
-        yield rows[place][:2]
+class _Row(NamedTuple):
+    """A row that names items, as it was read: what is wrong with its order or time ("" if nothing) may not matter."""
+
+    user: str
+    items: list[str]
+    line: int
+    order: int | float | None
+    order_problem: str
+    time: int | None
+    time_problem: str
+
+
+def _sorted(users: Path, rows: list[_Row], layout: EventLayout, data: DataConfig, has_time: bool) -> Iterator[_Row]:
+    """The rows in the order in which a run takes events; a list has its first item's place. Raises DataError."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(_Row._fields)
+    names, items, lines, orders, order_problems, moments, time_problems = columns
+    first = [chosen[0] for chosen in items]
+    chosen = choose_order(layout, names, first, orders, order_problems, moments, has_time=has_time)
+    chosen.say(users, layout)
+    key: Sequence[int | float | None] = lines
+    problems = [""] * len(rows)
+    if chosen.by == "order":
+        key, problems = orders, [row.order_problem or "missing order" * (row.order is None) for row in rows]
+    elif chosen.by == "timestamp":
+        key, problems = moments, list(time_problems)
+    for row, problem in zip(rows, problems, strict=True):
+        if problem:
+            raise _bad(users, row.line, problem)
+    events = pl.DataFrame(
+        {
+            "user_id": pl.Series(names, dtype=pl.String),
+            "item_id": pl.Series(first, dtype=pl.String),
+            "time": times(key),
+            "line": pl.Series(lines, dtype=pl.Int64),
+            "row": pl.Series(range(len(rows)), dtype=pl.Int64),
+        }
+    )
+    for place in in_order(events, data.ties)["row"].to_list():
+        yield rows[place]
+
+
+def _bad(users: Path, line: int, problem: str) -> DataError:
+    return DataError(f"--users {users}, line {line}: {problem}; mend or remove the line")
+
+
+def _value(clean: Callable[[Any], Value], value: Any) -> tuple[Value | None, str]:
+    """A cleaned value, and what is wrong with it ("" if nothing)."""
+    try:
+        return clean(value), ""
+    except BadValueError as error:
+        return None, str(error)
+
+
+def _time(value: Any) -> int:
+    return clean_time(value, time.time_ns())[0]
+
+
+def data_as_read(run: Run) -> DataConfig:
+    """How the run read its logs. An order column that it chose is named: some rows alone may not show what it is."""
+    data = run.recipe.data
+    chosen = read_json(run.path / "dataset" / REPORT).get("ordered_by") == "order"
+    if not chosen or data.columns.order != Columns().order:
+        return data
+    return data.model_copy(update={"columns": data.columns.model_copy(update={"order": "order"})})
 
 
 def _open(users: Path, data: DataConfig) -> tuple[Table, EventLayout, list[str]]:
@@ -82,24 +137,6 @@ def _open(users: Path, data: DataConfig) -> tuple[Table, EventLayout, list[str]]
     table, layout = open_like_events(users, data)
     names = zip((layout.user, layout.item), COLUMNS, strict=True)
     return table, layout, [own if own in table.columns else usual for own, usual in names]
-
-
-def _orders(row: Row) -> bool:
-    """Whether the one value of a row is an order, or is meant as one."""
-    try:
-        return bool(row.values) and clean_order(row.values[0]) is not None
-    except BadValueError:
-        return True
-
-
-def _moment(value: Any, ordered: bool) -> int | float:
-    """What an event is sorted by. Raises BadValueError."""
-    if not ordered:
-        return clean_time(value, time.time_ns())[0]
-    order = clean_order(value)
-    if order is None:
-        raise BadValueError("missing order")
-    return order
 
 
 def _given(item: Any) -> bool:

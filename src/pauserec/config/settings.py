@@ -33,7 +33,8 @@ class Settings(BaseModel):
         """The settings that enter a step's fingerprint: those that can change what the step gives.
 
         A LATER one is left out while it has its default; one of BOOKKEEPING, or one that is `idle`, counts as its default
-        whatever it is. first_rule: as version 0.1 counted, so that its finished steps are known again.
+        whatever it is. first_rule: as version 0.1 counted, so that its finished steps are known again; a default that came
+        later (`counts_as`) then enters as the one it had.
         """
         content = self.model_dump(mode="json")
         idle = set() if first_rule else set(self.idle())
@@ -47,6 +48,8 @@ class Settings(BaseModel):
                 del content[name]
             elif uncounted:
                 content[name] = to_jsonable_python(field.default)
+            elif first_rule and "counts_as" in marks and value == field.default:
+                content[name] = marks["counts_as"]
             elif isinstance(value, Settings):
                 content[name] = value.identity(first_rule=first_rule)
             elif isinstance(value, tuple):
@@ -66,6 +69,13 @@ BOOKKEEPING: JsonDict = {"bookkeeping": True}
 """Marks a setting that changes no result: what is done stays done, and what is under way goes on, whatever it is set to."""
 HARDWARE: JsonDict = {"bookkeeping": True, "counted_at_first": True}
 """Marks a setting of how the hardware is used, which is BOOKKEEPING too; version 0.1 counted it."""
+
+
+def counts_as(value: str) -> JsonDict:
+    """Marks a setting whose default came later, and gives the default of version 0.1, so that its steps are known again."""
+    return {"counts_as": value}
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**31 - 16)]
 """What NumPy, torch and faiss all take; k-means adds the level to it."""
 
@@ -79,8 +89,9 @@ class Columns(Settings):
     """Column with the item id (text)."""
     timestamp: str | None = "timestamp"
     """Column with seconds (or milli-, micro-, nanoseconds) since 1970 or ISO 8601; null if there is none."""
-    order: str | None = "order"
-    """Column with the event's position in its user's history; used before the timestamp where the file has it."""
+    order: str | None = Field(default="auto", json_schema_extra=counts_as("order"))
+    """Column with the event's position in its user's history, which then counts before the timestamp; null if there is none.
+    `auto` takes a column `order` where the file has no time, or where it proves to be such a position."""
 
 
 class ItemColumns(Settings):

@@ -16,7 +16,7 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from pauserec.assets.named import check_name
-from pauserec.config import DataConfig
+from pauserec.config import Columns, DataConfig
 from pauserec.data.raw.clean import ORDER_BAD
 from pauserec.data.raw.events import Raw, read_raw
 from pauserec.data.raw.layouts import files_in, find_files, open_events, open_items, own_folder
@@ -24,7 +24,7 @@ from pauserec.data.raw.quarantine import write_quarantine
 from pauserec.data.sequences import Histories, build_histories, id_hash
 from pauserec.errors import DataError
 from pauserec.records import Dataset, IntArray, Item
-from pauserec.runs.files import read_table, write_atomically, write_table
+from pauserec.runs.files import read_json, read_table, write_atomically, write_table
 
 ITEMS, HISTORIES, QUARANTINE, REPORT = "items.parquet", "histories.parquet", "quarantine.jsonl", "report.json"
 
@@ -78,6 +78,20 @@ def check_raw(config: DataConfig) -> None:
         open_items(items, config)
 
 
+def follows_another_rule(config: DataConfig, path: Path) -> bool:
+    """Whether an earlier version prepared `path` by a column called `order` that today's rule for `auto` does not take.
+
+    Reads the raw events where this is in question. Raises DataError.
+    """
+    report = read_json(path / REPORT)
+    asked = report.get("ordered_by") == "order" and "order_rule" not in report
+    if not asked or config.columns.order != Columns().order:
+        return False
+    files = raw_files(config)
+    there = bool(files) and all(file.is_file() for file in files)  # a finished run does without its data
+    return there and read_raw(config).ordered_by != "order"
+
+
 def load_dataset(path: Path) -> Dataset:
     """Read what `prepare` wrote. Raises DataError if the folder is not complete."""
     try:
@@ -104,6 +118,8 @@ def describe(raw: Raw, histories: Histories) -> dict[str, Any]:
         "items_file": None if raw.without_text else raw.item_counts.as_dict(),
         "items_without_events": len(raw.items) - raw.events["item_id"].n_unique(),
         "ordered_by": raw.ordered_by,
+        "order_rule": raw.order.rule,
+        "users_order_and_time_disagree": raw.order.disagree,
         "ties": histories.ties,
         "repeats": histories.repeats,
         "before_core": _size(raw.events),
@@ -124,7 +140,7 @@ def _nothing_left(raw: Raw, config: DataConfig) -> str:
     read = f"of {raw.counts.read} interactions read, {raw.counts.quarantined} were quarantined{most}"
     if raw.events.is_empty():
         order = raw.counts.reasons[ORDER_BAD]
-        remedy = f'; if {config.columns.order!r} is no order of events, set data.columns.order="null"' if order else ""
+        remedy = '; if the order column is no order of events, set data.columns.order="null"' if order else ""
         return f"no usable interaction: {read}; run `pauserec data check` to see the rows{remedy}"
     return (
         f"no user is left after {config.min_interactions}-core filtering ({read}): lower data.min_interactions "

@@ -16,15 +16,15 @@ class Fingerprint(NamedTuple):
     first: str
     settings: Mapping[str, Any] | None = None
 
-    def known(self, found: str, before: "Fingerprint | None") -> bool:
+    def known(self, found: str, before: "Fingerprint | None" = None, *, first_rule: bool = False) -> bool:
         """Whether a step with the fingerprint `found` is this one, as far as its own settings and inputs say.
 
-        before: the step by the recipe that made it. Where the two are the same by today's rule, it is, whatever the rule of
-        the day counted.
+        first_rule: `found` was counted by version 0.1. before: the step by the recipe that made it. Where the two are the same
+        by today's rule, it is, whatever the rule of the day counted.
         """
-        if found in (self.now, self.first):
+        if found == (self.first if first_rule else self.now):
             return True
-        return before is not None and before.now == self.now and found in (before.now, before.first)
+        return before is not None and before.now == self.now and found == (before.first if first_rule else before.now)
 
 
 def fingerprint(name: str, settings: Settings | None, inputs: Sequence[Fingerprint]) -> Fingerprint:

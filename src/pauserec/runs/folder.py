@@ -100,14 +100,14 @@ class Run:
         if manifest is None:
             return "--redo" if name in self._redo and (self.path / name).exists() else "it is not done yet"
         before = self.before.get(name)
-        if not counted.known(manifest["fingerprint"], before):
+        if not counted.known(manifest["fingerprint"], before, first_rule="made_by" not in manifest):
             earlier = manifest.get("settings") or (before.settings if before else None)
             changed = changed_settings(earlier, counted.settings) if earlier else "its settings changed"
             return changed or "what it is made from is made again"
         if not agree(manifest.get("inputs"), contents):
             return "a file or step that it was made from holds something else now"
         started = read_json(self.path / f"{name}.partial" / STARTED)
-        again = started.get("redo") and counted.known(str(started.get("fingerprint")), before)
+        again = started.get("redo") and _is_begun(started, counted, before)
         return "doing it again was interrupted" if again else ""
 
     def step(
@@ -156,7 +156,7 @@ class Run:
     def _take_over(self, other: Path, name: str, counted: Fingerprint, contents: dict[str, str]) -> bool:
         """Copy a finished step of another run folder, its hashes checked, if it is the same."""
         manifest = Run(other, self.recipe)._manifest(name)
-        if manifest is None or not counted.known(manifest["fingerprint"], None):
+        if manifest is None or not counted.known(manifest["fingerprint"], first_rule="made_by" not in manifest):
             return False
         if not agree(manifest.get("inputs"), contents):
             return False
@@ -198,8 +198,7 @@ class Run:
     def _open(self, name: str, partial: Path, counted: Fingerprint, contents: dict[str, str], why: str) -> None:
         """Make the folder of a step that begins, or go on in that of the same step, interrupted."""
         started = read_json(partial / STARTED)
-        known = counted.known(str(started.get("fingerprint")), self.before.get(name))
-        same = known and agree(started.get("inputs"), contents)
+        same = _is_begun(started, counted, self.before.get(name)) and agree(started.get("inputs"), contents)
         redo = name in self._redo
         if not same or (redo and not started.get("redo")):
             started = {}
@@ -267,6 +266,11 @@ class Run:
         if not {"fingerprint", "files", "summary"} <= manifest.keys():
             raise RunError(f"{path} is damaged: redo the step with --redo {name}")
         return manifest
+
+
+def _is_begun(started: Mapping[str, Any], counted: Fingerprint, before: Fingerprint | None) -> bool:
+    """Whether what stands in started.json is this step; version 0.1 noted no settings there."""
+    return counted.known(str(started.get("fingerprint")), before, first_rule="settings" not in started)
 
 
 def _remove(folder: Path, marks: tuple[str, ...]) -> None:

@@ -374,14 +374,15 @@ def test_decimal_times_and_orders_of_a_warehouse_are_numbers(tmp_path: Path) -> 
     raw = read_raw(DataConfig(interactions=str(path)))
     assert raw.events["time"].to_list() == [1_700_000_000 * 10**9, 1_700_000_001_500_000_000]
     pl.DataFrame(frame | {"order": [Decimal(2), Decimal(1)]}).write_parquet(path)
-    raw = read_raw(DataConfig(interactions=str(path)))
+    raw = read_raw(DataConfig(interactions=str(path), columns=Columns(order="order")))
     assert (raw.ordered_by, raw.events["time"].to_list()) == ("order", [2, 1])
 
 
 def test_which_of_two_equal_events_stands_first_changes_nothing(tmp_path: Path) -> None:
     rows = ["u,a,1400000000,1\n", "u,a,1600000000000,1\n", "u,b,1500000000,2\n"]
     header = "user_id,item_id,timestamp,order\n"
-    found = [read(tmp_path, header + "".join(order)) for order in (rows, rows[::-1])]
+    named = Columns(order="order")
+    found = [read(tmp_path, header + "".join(order), columns=named) for order in (rows, rows[::-1])]
     assert found[0].events.drop("line").sort("item_id").equals(found[1].events.drop("line").sort("item_id"))
     items = ["a,Soap\n", "a,  Soap \n"]
     found = [read(tmp_path, HEADER + "u,a,1\n", "item_id,title\n" + "".join(order)) for order in (items, items[::-1])]

@@ -7,7 +7,7 @@ Every row read ends as accepted, repaired or quarantined, and the result does no
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
@@ -15,6 +15,7 @@ from pauserec.config import DataConfig
 from pauserec.data.raw.clean import BadValueError, clean_id, clean_order, clean_time
 from pauserec.data.raw.items import read_items
 from pauserec.data.raw.layouts import EventLayout, find_files, open_events, open_items
+from pauserec.data.raw.order import Order, OrderedBy, choose_order
 from pauserec.data.raw.quarantine import Counts, Quarantined, quarantined
 from pauserec.data.raw.rows import Table
 from pauserec.data.sequences import times
@@ -26,7 +27,6 @@ DAY = 86_400 * 10**9
 """Nanoseconds."""
 FIRST_DAY = 7305
 """1990-01-01, in days since 1970: what reads as earlier is a position or a date in digits, right in its order alone."""
-OrderedBy = Literal["order", "timestamp", "file"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,16 @@ class Raw:
 
     events: pl.DataFrame
     items: dict[str, Item]
-    ordered_by: OrderedBy
+    order: Order
     counts: Counts
     item_counts: Counts
     quarantine: list[Quarantined]
     without_text: bool
+
+    @property
+    def ordered_by(self) -> OrderedBy:
+        """What `time` is."""
+        return self.order.by
 
 
 def read_raw(config: DataConfig) -> Raw:
@@ -58,10 +63,11 @@ def read_raw(config: DataConfig) -> Raw:
         items = read_items(items_table, item_layout, config, item_counts, quarantine)
     counts = Counts()
     known = None if items_path is None else items
-    events, ordered_by = _read_events(events_table, event_layout, known, counts, quarantine)
+    events, order = _read_events(events_table, event_layout, known, counts, quarantine)
+    order.say(events_path, event_layout)
     if items_path is None:
         items = {item_id: Item(item_id) for item_id in events["item_id"].unique().to_list()}
-    return Raw(events, items, ordered_by, counts, item_counts, quarantine, items_path is None)
+    return Raw(events, items, order, counts, item_counts, quarantine, items_path is None)
 
 
 @dataclass
@@ -81,11 +87,13 @@ class _Events:
 
 def _read_events(
     table: Table, layout: EventLayout, known: Iterable[str] | None, counts: Counts, quarantine: list[Quarantined]
-) -> tuple[pl.DataFrame, OrderedBy]:
+) -> tuple[pl.DataFrame, Order]:
     columns = [layout.user, layout.item, layout.timestamp, layout.order]
     read = _collect(table, columns, counts, quarantine)
-    ordered_by, key, problems = _order_key(read, has_time=layout.timestamp in table.columns)
-    ignored = [ordered_by == "order" and bool(problem) for problem in read.time_problem]
+    has_time = layout.timestamp in table.columns
+    order = choose_order(layout, read.user, read.item, read.order, read.order_problem, read.time, has_time=has_time)
+    key, problems = _order_key(read, order.by)
+    ignored = [order.by == "order" and bool(problem) for problem in read.time_problem]
     frame = pl.DataFrame(
         {
             "user_id": pl.Series(read.user, dtype=pl.String),
@@ -101,7 +109,7 @@ def _read_events(
             "unit": pl.Series(read.unit, dtype=pl.String),
         }
     )
-    frame = _mark(frame, known, same_time=ordered_by != "file")
+    frame = _mark(frame, known, same_time=order.by != "file")
     bad = frame.filter(pl.col("reason") != "")
     if bad.height:
         reasons = dict(zip(bad["line"].to_list(), bad["reason"].to_list(), strict=True))
@@ -110,18 +118,18 @@ def _read_events(
         quarantine.extend(quarantined(table.path, row, reasons[row.line]) for row in late)
         counts.reasons.update(reasons.values())
     good = frame.filter(pl.col("reason") == "")
-    _count(good, counts, units=ordered_by == "timestamp")
-    return good.select("user_id", "item_id", "time", "line", "day"), ordered_by
+    _count(good, counts, units=order.by == "timestamp")
+    return good.select("user_id", "item_id", "time", "line", "day"), order
 
 
-def _order_key(read: _Events, has_time: bool) -> tuple[OrderedBy, list[int | float | None], list[str]]:
-    """What the events are sorted by, that value of each event, and what is wrong with it ("" if nothing)."""
-    if any(value is not None for value in read.order) or any(read.order_problem):
+def _order_key(read: _Events, by: OrderedBy) -> tuple[list[int | float | None], list[str]]:
+    """The value of each event that they are sorted by, and what is wrong with it ("" if nothing)."""
+    if by == "order":
         pairs = zip(read.order, read.order_problem, strict=True)
-        return "order", read.order, [problem or ("missing order" if value is None else "") for value, problem in pairs]
-    if has_time:
-        return "timestamp", list(read.time), read.time_problem
-    return "file", list(read.line), [""] * len(read.line)
+        return read.order, [problem or ("missing order" if value is None else "") for value, problem in pairs]
+    if by == "timestamp":
+        return list(read.time), read.time_problem
+    return list(read.line), [""] * len(read.line)
 
 
 def _collect(table: Table, columns: list[str | None], counts: Counts, quarantine: list[Quarantined]) -> _Events:

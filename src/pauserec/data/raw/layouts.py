@@ -21,6 +21,8 @@ class EventLayout:
     item: str
     timestamp: str | None
     order: str | None
+    order_named: bool = False
+    """Whether the recipe itself names the order column, which then counts without a proof."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,9 @@ def open_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
     """The interactions file and its columns. Raises DataError naming the columns found and those expected."""
     table, layout = open_like_events(path, config)
     default, given = Columns(), config.columns
-    named = {"timestamp": given.timestamp, "order": given.order}
-    named = {setting: column for setting, column in named.items() if column not in (None, getattr(default, setting))}
+    named = {} if given.timestamp in (None, default.timestamp) else {"timestamp": given.timestamp}
+    if given.order not in (None, default.order, _TABLE.order):  # earlier recipes wrote "order" out as the default
+        named["order"] = given.order
     wanted = {"user": layout.user, "item": layout.item, **named}
     _require(table, {f"data.columns.{setting}": (column,) for setting, column in wanted.items() if column})
     has_time = layout.timestamp in table.columns or layout.order in table.columns
@@ -114,6 +117,7 @@ def open_like_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout
         item=known.item if given.item == default.item else given.item,
         timestamp=known.timestamp if given.timestamp == default.timestamp else given.timestamp,
         order=known.order if given.order == default.order else given.order,
+        order_named=given.order not in (None, default.order),
     )
     return table, layout
 
@@ -153,7 +157,9 @@ def _layout_name(table: Table, config: DataConfig, item_column: str) -> LayoutNa
 
 
 def _known(config: DataConfig) -> frozenset[str]:
-    events = [*_EVENTS.values(), EventLayout(**config.columns.model_dump())]
+    given = config.columns
+    own = EventLayout(given.user, given.item, given.timestamp, None if given.order == Columns().order else given.order)
+    events = [*_EVENTS.values(), own]
     names = {name for layout in events for name in (layout.user, layout.item, layout.timestamp, layout.order) if name}
     for layout in _ITEMS.values():
         names |= {layout.item, *layout.title, *layout.categories}
