@@ -12,7 +12,7 @@ from pauserec.records import Ranking
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import ranx
+    ranx = pytest.importorskip("ranx")
 
 ITEMS = 15
 
