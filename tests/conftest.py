@@ -11,10 +11,19 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from data_sets import WANTING
 from pauserec.config import Recipe
 
 TEXT = "red blue green small large old new film book song about the of night day river stone bird king queen"
 WORDS = TEXT.split()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line says how many tests could not have their data."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    number = sum(WANTING in str(report.longrepr) for report in skipped)
+    if number:
+        terminalreporter.write_line(f"tests skipped for want of data: {number}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from data_sets import fetched
 from pauserec.assets import named
 from pauserec.assets.gguf import convert, hf_name, unpermute
 from pauserec.errors import AssetError
@@ -16,10 +17,7 @@ from pauserec.errors import AssetError
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    try:
-        return Path(named.model_path("smollm2-135m-q4"))
-    except AssetError as error:
-        pytest.skip(f"needs smollm2-135m-q4: {error}")
+    return fetched("smollm2-135m-q4", lambda: Path(named.model_path("smollm2-135m-q4")))
 
 
 @pytest.fixture(scope="module")

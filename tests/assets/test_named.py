@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from data_sets import fetched, shared, wanting
 from pauserec.assets import download, named
 from pauserec.assets.download import Member, WebZip
 from pauserec.assets.movielens import from_grouplens, from_recbole
 from pauserec.assets.pins import ASSETS, Asset
 from pauserec.errors import AssetError
 
-SHARED = Path(__file__).parents[2] / "../shared"
 CONTENT = b"user_id,item_id,timestamp\n1,2,3\n"
 
 
@@ -368,10 +368,7 @@ def test_both_distributions_of_movielens_become_the_same_files(tmp_path):
 
 @pytest.fixture(scope="module")
 def ml_100k() -> Path:
-    try:
-        return named.dataset("ml-100k")
-    except AssetError as error:
-        pytest.skip(f"needs ml-100k: {error}")
+    return fetched("ml-100k", lambda: named.dataset("ml-100k"))
 
 
 def test_the_package_index_ships_movielens_100k(cache):
@@ -383,7 +380,7 @@ def test_the_package_index_ships_movielens_100k(cache):
     except AssetError as error:
         if "not the pinned" in str(error):
             raise
-        pytest.skip(f"needs the Python package index: {error}")
+        wanting(f"the Python package index: {error}")
     assert json.loads((folder / "asset.json").read_bytes())["source"] == "recbole 1.2.1 (Python package index)"
     assert list(cache.iterdir()) == [folder]
 
@@ -404,9 +401,7 @@ def test_movielens_100k_is_whole(ml_100k):
 
 
 def test_movielens_100k_agrees_with_an_independent_copy(ml_100k):
-    other = SHARED / "data/ml-100k"
-    if not other.is_dir():
-        pytest.skip("no ../shared/data/ml-100k to compare with")
+    other = shared("ml-100k")
     with gzip.open(other / "items.jsonl.gz", "rt", encoding="utf-8") as file:
         theirs = {row["item_id"]: row for row in map(json.loads, file)}
     ours = {row["item_id"]: row for row in map(json.loads, (ml_100k / "items.jsonl").open(encoding="utf-8"))}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from data_sets import shared
 from pauserec.baselines.counts import Cooccurrence
 from pauserec.baselines.popularity import Popularity
 from pauserec.config import CooccurrenceSettings, DataConfig
@@ -12,13 +13,10 @@ from pauserec.evaluation.evaluate import evaluate
 from pauserec.records import Dataset
 
 REFERENCE = CooccurrenceSettings(window=5, distance_decay=0.8, backward=0.3, last=20, decay=0.8)
-DATA = Path(__file__).parents[2] / "../shared/data"
 
 
 def prepared(name: str, out: Path) -> Dataset:
-    if not (DATA / name).is_dir():
-        pytest.skip(f"{name} is not beside the repository (../shared/data)")
-    prepare(DataConfig(source=str(DATA / name)), out=out, log=lambda **values: None)
+    prepare(DataConfig(source=str(shared(name))), out=out, log=lambda **values: None)
     return load_dataset(out)
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_sets import shared
 from pauserec.config import Columns, DataConfig
 from pauserec.data.check import check
 from pauserec.data.dataset import load_dataset, prepare
@@ -20,7 +21,6 @@ from pauserec.data.sequences import build_histories, k_core
 from pauserec.errors import DataError
 from pauserec.records import Dataset
 
-SHARED = Path(__file__).parents[2] / "../shared/data"
 Event = tuple[str, str, int]
 
 
@@ -246,7 +246,6 @@ def test_any_bytes_are_survived(suffix: str, headed: bool, events: bytes, items:
         survives(Path(folder), suffix, events, items)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not beside the repository")
 @pytest.mark.parametrize(
     ("name", "users", "items", "interactions"),
     [
@@ -256,5 +255,5 @@ def test_any_bytes_are_survived(suffix: str, headed: bool, events: bytes, items:
     ],
 )
 def test_published_statistics(tmp_path: Path, name: str, users: int, items: int, interactions: int) -> None:
-    summary = prepare(DataConfig(source=str(SHARED / name)), out=tmp_path / "out", log=lambda **values: None)
+    summary = prepare(DataConfig(source=str(shared(name))), out=tmp_path / "out", log=lambda **values: None)
     assert (summary["users"], summary["items"], summary["interactions"]) == (users, items, interactions)

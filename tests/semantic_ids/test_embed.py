@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
+from data_sets import fetched
 from pauserec.assets.named import embedder_path
 from pauserec.config import DataConfig, EmbedderConfig
 from pauserec.data.dataset import prepare
@@ -97,10 +98,8 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def embedder() -> EmbedderConfig:
-    try:
-        return EmbedderConfig(name=embedder_path("all-minilm-l6-v2"), cooccurrence_dims=4)
-    except AssetError as error:
-        pytest.skip(f"the sentence embedder cannot be had: {error}")
+    name = fetched("all-minilm-l6-v2", lambda: embedder_path("all-minilm-l6-v2"))
+    return EmbedderConfig(name=name, cooccurrence_dims=4)
 
 
 def test_the_real_embedder_knows_what_is_alike(embedder):
