@@ -1,5 +1,6 @@
 """The README and the tutorial tell the truth: recipes parse, links lead somewhere, the tree lists every file."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -131,3 +132,12 @@ def test_result_tables_are_those_of_the_committed_comparisons(monkeypatch: pytes
     for kind in (WHOLE, SHORT, RUN):
         assert any(kind.search(text) for text in texts)
     assert [filled(text) for text in texts] == texts, "run `python benchmarks/tables.py`"
+
+
+def test_the_results_say_of_published_numbers_what_the_tables_say() -> None:
+    sources = json.loads((ROOT / "src/pauserec/compare/published.json").read_bytes())["sources"]
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    said = re.findall(r"Published numbers are claims of others\. sasrec: (.*?);", text)
+    assert said == [sources["sasrec"]] * len(said) != []
+    assert "strictly" in sources["sasrec"]
+    assert "may include the validation events" not in text
