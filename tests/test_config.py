@@ -270,7 +270,9 @@ def test_every_setting_is_explained() -> None:
 
 def test_a_recipe_has_the_steps_it_needs_alone() -> None:
     assert "semantic_ids" not in Recipe.parse({"name": "x", "baselines": [B]}).steps
-    assert Recipe.parse({"name": "x"}).steps[:3] == ("dataset", "vectors", "semantic_ids")
+    assert Recipe.parse({"name": "x"}).steps == ("dataset", "test-popularity", "test-co-occurrence")
+    tiger = Recipe.parse({"name": "x", "baselines": [{"name": "t", "kind": "tiger"}]})
+    assert tiger.steps[:3] == ("dataset", "vectors", "semantic_ids")
     assert "base" in Recipe.parse({"name": "x", "stages": [dict(STAGES[0])]}).steps
 
 

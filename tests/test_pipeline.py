@@ -14,13 +14,14 @@ from commands import cli
 from pauserec.config import DataConfig, Recipe, SasrecConfig
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import PauserecError, RecipeError, RunError
-from pauserec.pipeline import check_before, run
+from pauserec.pipeline import check_before, make_ids, run
 from pauserec.report.content import main_model, report_content
 from pauserec.report.page import ReportContent
 from pauserec.results.again import reevaluate
 from pauserec.results.finished import open_finished
 from pauserec.runs.files import hashes
 from pauserec.runs.folder import Run
+from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import check_normalisation
 
 SASREC = SasrecConfig(name="sas", kind="sasrec", epochs=1, width=8)
@@ -185,7 +186,10 @@ def test_a_run_that_cannot_start_leaves_a_finished_one_as_it_was(small_data: Pat
         (plain(small_data, columns={"order": "postion"}), "no column 'postion'.*data.columns.order"),
         (tracked, "sas: tracking knows no 'nope'"),
         (plain(small_data, source="ml-100"), "data.source: unknown data set 'ml-100'"),
-        (Recipe.parse(content | {"embedder": {"name": "minilm"}}), "embedder.name: 'minilm' is neither"),
+        (
+            Recipe.parse(content | {"embedder": {"name": "minilm"}, "stages": [CPT]}),
+            "embedder.name: 'minilm' is neither",
+        ),
         (Recipe.parse(content | {"model": {"name": "typo"}, "stages": [CPT]}), "model.name: 'typo' is neither"),
     ):
         with pytest.raises(PauserecError, match=message):
@@ -258,6 +262,33 @@ def test_data_that_an_earlier_version_read_stay_where_the_rule_gives_the_same(tm
         (tmp_path / "away").rename(data)
         assert told_by(counting(data), out)["dataset"] is same
         assert told_by(counting(data), out)["dataset"]
+
+
+@pytest.mark.parametrize("rows", [["popularity", "co-occurrence"], ["popularity"]])
+def test_counting_alone_embeds_nothing(small_data: Path, tmp_path: Path, rows: list[str]) -> None:
+    """The embedder's name is not even looked at."""
+    content = plain(small_data).model_dump(mode="json")
+    counts = Recipe.parse(content | {"embedder": {"name": "nobody"}, "evaluation": {"baselines": rows}})
+    told = told_by(counts, tmp_path / "run")
+    assert list(told) == ["dataset", *(f"test-{name}" for name in rows)]
+    assert set(counts.steps) == set(told)
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_ids_can_be_made_for_runs_to_come(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    bare = {"stages": [], "evaluation": {"baselines": ["popularity"]}}
+    counts = Recipe.parse(tiny_recipe.model_dump(mode="json") | bare)
+    run(counts, tmp_path / "run")
+    ids = make_ids(tmp_path / "run")
+    assert SemanticIds.load(ids.path).codes.shape == (40, 3)
+    before = files_of(tmp_path / "run")
+    make_ids(tmp_path / "run")
+    assert all(told_by(counts, tmp_path / "run").values())
+    before.pop("recipe.toml")
+    assert before.items() <= files_of(tmp_path / "run").items()
+    folder = Run(tmp_path / "run", tiny_recipe)
+    vectors = folder.finished("vectors")
+    assert folder.is_done("semantic_ids", tiny_recipe.quantizer, (vectors, folder.finished("dataset")))
 
 
 def test_signs_that_file_systems_know_are_letters_in_a_path(small_data: Path, tmp_path: Path) -> None:

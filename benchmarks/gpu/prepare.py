@@ -20,7 +20,7 @@ from measure import header
 from pauserec.assets import named
 from pauserec.config import Recipe
 from pauserec.errors import PauserecError
-from pauserec.pipeline import run
+from pauserec.pipeline import make_ids, run
 
 LISTED = Path(__file__).with_name("rows.toml")
 
@@ -34,6 +34,8 @@ def prepare(entries: list[Entry], folder: Path) -> None:
         evaluation = recipe.evaluation.model_dump(mode="json") | {"models": []}
         common = Recipe.parse(recipe.model_dump(mode="json") | bare | {"evaluation": evaluation})
         run(common, target, on_step=lambda name, done, at=target: print(at.name, name, "done" if done else ""))
+        if recipe.makes_ids:
+            print(target.name, make_ids(target).name)
 
 
 def weights(entries: list[Entry], cache: Path) -> None:

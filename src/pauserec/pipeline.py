@@ -90,11 +90,7 @@ def steps(folder: Run) -> dict[str, FinishedStep]:
         done |= _baseline(folder, _settled(settings, done), dataset)
 
     if recipe.makes_ids:
-        beside = [done[recipe.embedder.baseline]] if recipe.embedder.baseline else []
-        embedder = local_files(recipe.embedder.name)
-        vectors = folder.step("vectors", embed_items, recipe.embedder, dataset, *beside, files=embedder)
-        quantize = QUANTIZERS[recipe.quantizer.kind]
-        ids = folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
+        ids = _item_ids(folder, dataset, *(done[name] for name in recipe.beside_text))
         for settings in recipe.over_ids:
             done |= _baseline(folder, _settled(settings, done), dataset, ids)
 
@@ -117,6 +113,26 @@ def _settled(entry: Trained, done: Mapping[str, FinishedStep]) -> Trained:
     source = done.get(getattr(entry, "epochs_from", None) or "")
     best = source.summary.get("best_epoch") if source else None
     return entry if best is None else entry.model_copy(update={"epochs": best})
+
+
+def make_ids(out: str | Path) -> FinishedStep:
+    """Make the semantic IDs of a run's recipe in its folder, for a run to come: its own models may need none.
+
+    Raises PauserecError.
+    """
+    out = Path(out)
+    with alone(out):
+        folder = Run.existing(out)
+        return _item_ids(folder, folder.finished("dataset"), *map(folder.finished, folder.recipe.beside_text))
+
+
+def _item_ids(folder: Run, dataset: FinishedStep, *beside: FinishedStep) -> FinishedStep:
+    """Embed the items and quantize their vectors. beside: the baseline whose item vectors are joined, if any."""
+    recipe = folder.recipe
+    files = local_files(recipe.embedder.name)
+    vectors = folder.step("vectors", embed_items, recipe.embedder, dataset, *beside, files=files)
+    quantize = QUANTIZERS[recipe.quantizer.kind]
+    return folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
 
 
 def _baseline(folder: Run, settings: Baseline, dataset: FinishedStep, *ids: FinishedStep) -> dict[str, FinishedStep]:

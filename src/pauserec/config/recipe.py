@@ -174,8 +174,13 @@ class Recipe(Settings):
 
     @property
     def makes_ids(self) -> bool:
-        """Whether anything needs semantic IDs; a recipe that trains nothing is there to make them."""
-        return bool(self.stages or self.over_ids or not self.baselines)
+        """Whether anything needs semantic IDs: a stage does, or a baseline over them. Counts and item models do not."""
+        return bool(self.stages or self.over_ids)
+
+    @property
+    def beside_text(self) -> tuple[str, ...]:
+        """Name of the baseline whose item vectors are joined to those of the text, if any."""
+        return (self.embedder.baseline,) if self.embedder.baseline else ()
 
     @classmethod
     def load(cls, recipe: str | Path, overrides: tuple[str, ...] = ()) -> Self:
