@@ -230,13 +230,13 @@ def as_earlier(out: Path) -> None:
     del content["order_rule"], content["users_order_and_time_disagree"]
     report.write_bytes(orjson.dumps(content))
     made = orjson.loads(manifest.read_bytes())
-    del made["inputs"]["setting columns.order"]
     made["files"] |= hashes(out / "dataset", without=("manifest.json",))
     manifest.write_bytes(orjson.dumps(made))
     for step in out.iterdir():  # what was made from it was made from just this
         if (step / "manifest.json").exists():
             rest = orjson.loads((step / "manifest.json").read_bytes())
             rest["inputs"].pop("dataset", None)
+            del rest["made_by"], rest["settings"]
             (step / "manifest.json").write_bytes(orjson.dumps(rest))
 
 

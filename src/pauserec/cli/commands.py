@@ -1,9 +1,8 @@
 """The command line: thin commands over the pipeline; heavy imports happen inside them."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.text import Text
@@ -41,44 +40,11 @@ app.add_typer(data_app, name="data")
 app.add_typer(assets_app, name="assets")
 
 
-class OutputFormat(StrEnum):
-    """How recommendations are printed."""
-
-    table = "table"
-    json = "json"
-    parquet = "parquet"
-
-
-class ComparisonFormat(StrEnum):
-    """How a comparison is printed."""
-
-    table = "table"
-    md = "md"
-    html = "html"
-    json = "json"
-
-
-class SplitFormat(StrEnum):
-    """Libraries whose formats a split can be written in."""
-
-    recbole = "recbole"
-    rectools = "rectools"
-
-
-class SeenItems(StrEnum):
-    """Rules for items that a user has seen."""
-
-    keep = "keep"
-    drop = "drop"
-
-
-class HeldOut(StrEnum):
-    """Held-out splits."""
-
-    validation = "validation"
-    test = "test"
-
-
+OutputFormat = Literal["table", "json", "parquet"]
+ComparisonFormat = Literal["table", "md", "html", "json"]
+SplitFormat = Literal["recbole", "rectools"]
+SeenItems = Literal["keep", "drop"]
+HeldOut = Literal["validation", "test"]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `pauserec run` wrote.")]
 
 
@@ -124,7 +90,7 @@ def recommend(
     deny: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Never recommend these items.")] = None,
     category: Annotated[str | None, typer.Option(help="Recommend items of this category only.")] = None,
     model: Annotated[str | None, typer.Option(help="Row of the run's table; the last stage by default.")] = None,
-    format_: Annotated[OutputFormat, typer.Option("--format")] = OutputFormat.table,
+    format_: Annotated[OutputFormat, typer.Option("--format")] = "table",
     output: Annotated[Path | None, typer.Option(help="File to write, for json and parquet.")] = None,
 ) -> None:
     """Recommend items for a history, or for every user of a file."""
@@ -132,7 +98,7 @@ def recommend(
     from pauserec.runs.folder import Run
     from pauserec.serving.recommend import load
 
-    user_files.check_output(format_.value, output, users)
+    user_files.check_output(format_, output, users)
     quiet_libraries()
     with one_line_warnings():
         names, wanted = user_files.read(history, users, user_files.data_as_read(Run.existing(run)))
@@ -144,17 +110,17 @@ def recommend(
             deny=[user_files.ids(deny)] * len(wanted) if deny is not None else None,
             category=[category] * len(wanted),
         )
-    if format_ is OutputFormat.table:
+    if format_ == "table":
         for name, result in zip(names, found, strict=True):
             console.print(recommendation_table(name, result, recommender))
     else:
-        user_files.write(names, found, format_.value, output)
+        user_files.write(names, found, format_, output)
 
 
 @app.command()
 def evaluate(
     run: RunFolder,
-    split: Annotated[HeldOut, typer.Option()] = HeldOut.test,
+    split: Annotated[HeldOut, typer.Option()] = "test",
     seen: Annotated[SeenItems | None, typer.Option(help="Another rule for seen items than the run's.")] = None,
 ) -> None:
     """Test a finished run again from its files, and compare with what the run wrote."""
@@ -166,16 +132,14 @@ def evaluate(
     from pauserec.results.table import TableRow, format_table
 
     quiet_libraries()
-    results = reevaluate(run, split.value, seen.value if seen else None)
+    results = reevaluate(run, split, seen)
     rows = [TableRow(name, result.metrics, None, result.ms_per_user) for name, result in results.items()]
     rule = {result.seen for result in results.values()}.pop()
-    console.print(format_table(rows, title=f"{run} · {split.value} · seen items: {rule}"))
+    console.print(format_table(rows, title=f"{run} · {split} · seen items: {rule}"))
     if rule != orjson.loads((run / RESULT).read_bytes())["seen"]:
         return
     written = read_ranks(run / RANKS)
-    different = {
-        name: int((ranks_of(written, name, split.value) != result.ranks).sum()) for name, result in results.items()
-    }
+    different = {name: int((ranks_of(written, name, split) != result.ranks).sum()) for name, result in results.items()}
     for name, count in different.items():
         if count:
             notes.print(Text(f"{name}: {count} of {len(results[name].ranks)} ranks differ from the run's"))
@@ -188,21 +152,21 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `pauserec run` wrote.")],
     reference: Annotated[str | None, typer.Option(help="Row that every other one is tested against.")] = None,
     seen: Annotated[SeenItems | None, typer.Option(help="Rank again what was tested by another rule.")] = None,
-    format_: Annotated[ComparisonFormat, typer.Option("--format")] = ComparisonFormat.table,
+    format_: Annotated[ComparisonFormat, typer.Option("--format")] = "table",
 ) -> None:
     """Put several runs into one table: intervals, significance, seeds, cost, slices."""
     from pauserec.compare.runs import compare as compare_runs
     from pauserec.compare.tables import origins, rendered, tables
 
     quiet_libraries()
-    found = compare_runs(runs, reference, seen.value if seen else None)
-    if format_ is ComparisonFormat.table:
+    found = compare_runs(runs, reference, seen)
+    if format_ == "table":
         for table in tables(found):
             for part in table.parts(console.width):
                 console.print(part.rich())
         console.print(origins(found), markup=False)
     else:
-        print(rendered(found, format_.value))
+        print(rendered(found, format_))
 
 
 @app.command()
@@ -239,13 +203,13 @@ def check_data(
 def export_data(
     run: RunFolder,
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
-    format_: Annotated[SplitFormat, typer.Option("--format")] = SplitFormat.recbole,
+    format_: Annotated[SplitFormat, typer.Option("--format")] = "recbole",
     name: Annotated[str, typer.Option(help="RecBole's name of the data set.")] = "pauserec",
 ) -> None:
     """Write a run's users, items and split for RecBole or RecTools."""
     from pauserec.data.exports import export as write
 
-    for path in write(run, folder, format_.value, name):
+    for path in write(run, folder, format_, name):
         say(f"wrote {path}")
 
 

@@ -30,18 +30,14 @@ from pauserec.config.settings import (
 from pauserec.config.stages import (
     CorpusJob,
     CptConfig,
-    Format,
     ImplicitSftConfig,
-    LanguageTraining,
-    LoraSettings,
     NextItemJob,
     PauseJob,
     PausePretrainConfig,
     SftConfig,
     Stage,
-    TrainingSettings,
-    ValidatedSettings,
 )
+from pauserec.config.training import Format, LanguageTraining, LoraSettings, TrainingSettings, ValidatedSettings
 
 __all__ = [
     "RECIPES",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pauserec.config.settings import BOOKKEEPING, LATER, Settings
-from pauserec.config.stages import ValidatedSettings
+from pauserec.config.training import ValidatedSettings
 
 
 class BaselineSettings(ValidatedSettings):

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pauserec.config.baselines import Baseline, TigerConfig
 from pauserec.config.evaluation import EvaluationConfig
+from pauserec.config.overrides import apply_override, choose_source, explain, replaced
 from pauserec.config.settings import (
     NAME,
     DataConfig,
@@ -19,7 +20,8 @@ from pauserec.config.settings import (
     QuantizerConfig,
     Settings,
 )
-from pauserec.config.stages import Gives, Stage
+from pauserec.config.stages import Stage
+from pauserec.config.training import Gives
 from pauserec.errors import RecipeError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -194,12 +196,12 @@ class Recipe(Settings):
     def parse(cls, raw: dict[str, Any], overrides: tuple[str, ...] = ()) -> Self:
         """Check a recipe given as nested dicts. Raises RecipeError naming the key at fault."""
         for override in overrides:
-            _apply(raw, override)
-        _choose_source(raw, {override.partition("=")[0].strip() for override in overrides})
+            apply_override(raw, override)
+        choose_source(raw, {override.partition("=")[0].strip() for override in overrides})
         try:
-            return cls.model_validate(_replace(raw, "null", None))
+            return cls.model_validate(replaced(raw, "null", None))
         except ValidationError as error:
-            raise RecipeError(_explain(error, raw)) from None
+            raise RecipeError(explain(error, raw)) from None
 
     def seeded(self, seed: int) -> Self:
         """The same recipe under another name, with `seed` for every stage and baseline: `compare` puts such runs in one row.
@@ -217,22 +219,12 @@ class Recipe(Settings):
 
     def dump(self) -> str:
         """The resolved recipe as TOML, every default written out; "null" stands for none."""
-        return tomli_w.dumps(_replace(self.model_dump(mode="json"), None, "null"))
+        return tomli_w.dumps(replaced(self.model_dump(mode="json"), None, "null"))
 
 
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.toml"))
-
-
-def _choose_source(raw: dict[str, Any], given: set[str]) -> None:
-    """A source named by an override replaces the files that the recipe names, which would otherwise be read in its place."""
-    if "data.source" not in given or not isinstance(raw.get("data"), dict):
-        return
-    for key in ("interactions", "items"):
-        if f"data.{key}" in given:
-            raise RecipeError(f"data.source and data.{key} name different data: leave one of them out")
-        raw["data"].pop(key, None)
 
 
 def _read(recipe: str | Path) -> dict[str, Any]:
@@ -247,67 +239,3 @@ def _read(recipe: str | Path) -> dict[str, Any]:
         raise RecipeError(f"no recipe file {path} ({error.strerror}): check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from None
-
-
-def _replace(value: Any, old: Any, new: Any) -> Any:
-    """`value` with `old` turned into `new` at every depth."""
-    if isinstance(value, dict):
-        return {key: _replace(entry, old, new) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replace(entry, old, new) for entry in value]
-    return new if value == old and type(value) is type(old) else value
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"--set {override!r}: write KEY=VALUE, for example --set model.layers=4")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *parents, last = key.split(".")
-    node: Any = raw
-    for depth, part in enumerate(parents):
-        if isinstance(node, list):
-            node = next((e for e in node if isinstance(e, dict) and e.get("name") == part), None)
-        else:
-            node = node.setdefault(part, {})
-        if not isinstance(node, dict | list):
-            raise RecipeError(f"--set {key}: there is no {'.'.join(parents[: depth + 1])} in this recipe")
-    if not isinstance(node, dict):
-        raise RecipeError(f"--set {key}: name an entry of it and a setting, for example stages.sft.epochs=2")
-    node[last] = value
-
-
-def _explain(error: ValidationError, raw: dict[str, Any]) -> str:
-    first = error.errors()[0]
-    where = _setting(first["loc"], raw)
-    if first["type"] == "extra_forbidden":
-        return f"unknown setting {where!r}: remove it or check its spelling"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    message = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
-    return f"setting {where!r}: {message}{more}" if where else f"recipe: {message}{more}"
-
-
-_PLAIN = {
-    "tuple_type": 'write a list, for example ["popularity"]',
-    "model_type": "write a table, for example { rank = 16 }",
-    "model_attributes_type": "write a table, for example { rank = 16 }",
-    "string_type": 'write text, in quotes: "2024"',
-}
-"""What is wrong, by pydantic's kind of error, where its own words speak of Python."""
-
-
-def _setting(place: tuple[int | str, ...], raw: dict[str, Any]) -> str:
-    """A place in the checked recipe as the key that `--set` takes: entries by name, without the tags of unions."""
-    parts: list[str] = []
-    node: Any = raw
-    for part in place:
-        if isinstance(node, dict) and part not in node and part == node.get("kind"):
-            continue
-        known = (isinstance(node, dict) and part in node) or (isinstance(node, list) and part in range(len(node)))
-        node = node[part] if known else None
-        named = isinstance(part, int) and isinstance(node, dict)
-        parts.append(str(node.get("name", node.get("kind", part)) if named else part))
-    return ".".join(parts)

@@ -1,0 +1,133 @@
+"""What everything that trains can set: the loop, validation, language models."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from pauserec.config.settings import (
+    BOOKKEEPING,
+    HARDWARE,
+    LATER,
+    PromptConfig,
+    Seed,
+    Settings,
+)
+
+if TYPE_CHECKING:
+    from pauserec.config.recipe import Recipe
+
+Gives = Literal["model", "row", "rationales"]
+"""What a stage leaves: a whole model, the row of one token, or texts."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What varies between prompts: text fields after each SID, number of pauses, items in the history.
+
+    rationale: most tokens that the model writes before it names an item; the prompt then ends inside the think block.
+    """
+
+    fields: tuple[str, ...] = ()
+    pauses: int = 0
+    history_length: int = 20
+    rationale: int = 0
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters on the backbone's linear layers (Hu et al. 2021), merged into them when the stage is saved."""
+
+    rank: int = Field(default=16, ge=1)
+    """Width of an adapter."""
+    alpha: float = Field(default=32.0, gt=0)
+    """An adapter's output is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapters' input."""
+
+
+Epochs = Annotated[float, Field(gt=0, le=10_000)]
+
+
+class TrainingSettings(Settings):
+    """What every stage can set."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_\-]*$", max_length=100)
+    """Name of the stage: its folder, and what other stages refer to."""
+    epochs: Epochs
+    """Passes over the data; a fraction stops within one."""
+    learning_rate: float = Field(gt=0)
+    """The highest of the schedule."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's."""
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    """Share of the steps over which the learning rate rises."""
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
+    """What the learning rate does after its rise."""
+    batch_tokens: int = Field(default=4096, ge=64)
+    """Tokens in one packed batch."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches per optimizer step."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Longer gradients are cut to this length."""
+    gradient_checkpointing: bool = Field(default=False, json_schema_extra=HARDWARE)
+    """Keep one state a layer and compute the rest again going backward: a third more time, a fraction of the memory."""
+    compile: bool = Field(default=False, json_schema_extra=HARDWARE)
+    """Compile the feed-forward part of each layer with torch.compile (needs a C++ compiler on a CPU)."""
+    sharding: Literal["none", "fsdp2"] = Field(default="none", json_schema_extra=HARDWARE)
+    """Of several processes: each holds all weights (DDP), or a part of them (FSDP2, for models that fill a GPU)."""
+    save_every: int = Field(default=200, ge=1, json_schema_extra=BOOKKEEPING)
+    """Optimizer steps between checkpoints."""
+    tracking: tuple[str, ...] = Field(default=("tensorboard",), json_schema_extra=BOOKKEEPING)
+    """Trackers, as transformers' report_to names them."""
+    seed: Seed = 0
+    """Seed of the batches' order, of dropout and of whatever else is drawn."""
+
+
+class LanguageTraining(TrainingSettings):
+    """What the stages of a language model can set besides."""
+
+    gives: ClassVar[Gives] = "model"
+    needs: ClassVar[tuple[Gives, ...]] = ("model",)
+    """What each step of `starts_from` must give."""
+    starts_from: tuple[str, ...]
+    """Steps whose results it goes on from."""
+    attention: Literal["documents", "flex"] = Field(default="documents", json_schema_extra=LATER | HARDWARE)
+    """Attention of a packed batch: groups of similar documents in turn, or all at once by FlexAttention (a GPU only)."""
+
+    def form(self, prompt: PromptConfig) -> Format:
+        """The form of the prompts that its model is asked with: SIDs alone, unless the stage trains another."""
+        return Format(history_length=prompt.history_length)
+
+    def job(self, recipe: "Recipe") -> Settings:
+        """The stage with just those settings of the recipe that it depends on: what its function is given."""
+        raise NotImplementedError
+
+    @property
+    def rows_only(self) -> bool:
+        """Whether the backbone stays as it is, so that no gradient of its weights is made."""
+        return False
+
+    @property
+    def code_softmax(self) -> Literal["full", "codebook"] | None:
+        """What its loss on codes is normalised over; None where its loss is on text."""
+        return None
+
+
+class ValidatedSettings(TrainingSettings):
+    """What stages and baselines can set that are validated while they train."""
+
+    final_fit: Literal["train", "train+validation"] = "train"
+    """Train on events up to the training target, or (a refit once settings are chosen) up to the validation target."""
+    validate_every: int = Field(default=0, ge=0)
+    """Optimizer steps between constrained validations; 0 validates at each epoch's end."""
+    validation_users: int | None = Field(default=512, ge=1)
+    """Users drawn for validation during training; null takes all."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after this many validations without a better NDCG@10; null never stops early."""
+    epochs_from: str | None = Field(default=None, json_schema_extra=LATER)
+    """Of a refit: a strict stage or baseline of the recipe, whose epochs up to its best validation are taken for `epochs`."""
+
+    def idle(self) -> Iterable[str]:
+        """See Settings.idle: a refit is not validated."""
+        return ("validate_every", "validation_users", "patience") if self.final_fit != "train" else ()
