@@ -5,6 +5,7 @@ import orjson
 import polars as pl
 import pytest
 from safetensors.numpy import save_file
+from scipy import sparse
 
 from data_sets import fetched
 from pauserec.assets.named import embedder_path
@@ -13,7 +14,7 @@ from pauserec.data.dataset import prepare
 from pauserec.errors import AssetError, RunError
 from pauserec.records import Dataset, Item
 from pauserec.runs.steps import FinishedStep
-from pauserec.semantic_ids.cooccurrence import cooccurrence_vectors, pair_counts, positive_pmi
+from pauserec.semantic_ids.cooccurrence import cooccurrence_vectors, pair_counts, positive_pmi, truncated_svd
 from pauserec.semantic_ids.embed import embed_items, item_text, join, load_vectors, new_item_vectors, text_vectors
 
 
@@ -58,6 +59,30 @@ def test_items_chosen_together_are_close_and_unseen_items_are_zero():
     assert np.allclose(np.linalg.norm(vectors[:6], axis=1), 1, atol=1e-5)
     assert not vectors[6].any()
     assert np.array_equal(vectors, cooccurrence_vectors(rows, 7, dims=2, window=2, seed=0))
+
+
+def sparse_random(rows: int, columns: int) -> sparse.csr_matrix:
+    return sparse.random(rows, columns, density=0.2, format="csr", random_state=0)
+
+
+def test_the_truncated_svd_loses_hardly_more_than_the_best_of_its_rank():
+    matrix = sparse_random(300, 200)
+    dense = matrix.toarray()
+    singular_values = np.linalg.svd(dense, compute_uv=False)
+    for rank in (1, 10, 50):
+        u, s = truncated_svd(matrix, rank, seed=0)
+        assert np.allclose(u.T @ u, np.eye(rank), atol=1e-10)
+        assert np.linalg.norm(dense - u @ (u.T @ dense)) < 1.005 * np.sqrt(np.square(singular_values[rank:]).sum())
+        assert np.allclose(s, singular_values[:rank], rtol=0.02)
+
+
+def test_the_truncated_svd_of_full_rank_is_exact_and_its_signs_are_fixed():
+    matrix = sparse_random(40, 40)
+    u, s = truncated_svd(matrix, 40, seed=0)
+    assert np.allclose(s, np.linalg.svd(matrix.toarray(), compute_uv=False))
+    other, _ = truncated_svd(matrix, 40, seed=1)
+    assert np.allclose(u[:, :30], other[:, :30])
+    assert (u[np.abs(u).argmax(axis=0), np.arange(40)] > 0).all()
 
 
 def test_more_dimensions_than_items_and_no_events_at_all():
