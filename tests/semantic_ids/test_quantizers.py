@@ -25,6 +25,7 @@ from pauserec.semantic_ids.codebooks import CODEBOOKS, Codebooks
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.semantic_ids.quantize import QUALITY
 from pauserec.semantic_ids.rqkmeans import residual_kmeans
+from pauserec.semantic_ids.rqvae import ResidualQuantizer, rotate, train_rqvae
 
 GROUPS, MEMBERS, WIDTH = 6, 20, 16
 
@@ -121,6 +122,65 @@ def test_the_autoencoder_keeps_clusters_apart(vectors, dataset, tmp_path):
     quantize(config, vectors, dataset, tmp_path / "ids")
     report = orjson.loads((tmp_path / "ids" / QUALITY).read_bytes())
     assert report["prefix_purity"][0] > 0.8
+
+
+def test_the_autoencoder_quantizes_as_well_as_it_did(tmp_path):
+    """Bounds around what RQ-VAE over another library's residual quantizer gave: over four seeds 63 to 67 % of these items
+    shared an ID, all codes were used, and 2.6 to 3.3 % of the latents' variance was left over."""
+    draw = np.random.default_rng(5)
+    points = draw.normal(size=(20, 16))[draw.integers(20, size=800)] + 0.3 * draw.normal(size=(800, 16))
+    unit = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    config = settings("rqvae", codebook_sizes=(16, 16, 16), epochs=30)
+    books, _ = train_rqvae(config, unit, out=tmp_path, log=lambda **_: None)
+    latents = books.latents(unit)
+    codes, errors = books.encode(latents)
+    assert 1 - len(np.unique(codes, axis=0)) / len(codes) < 0.70
+    assert [len(np.unique(level)) for level in codes.T] == [16, 16, 16]
+    assert errors.mean() / latents.var(axis=0).sum() < 0.037
+
+
+def test_the_rotation_trick_is_a_rotation_and_a_scaling_of_what_it_is_given():
+    torch.manual_seed(0)
+    source, target = torch.randn(5, 7, dtype=torch.float64, requires_grad=True), torch.randn(5, 7, dtype=torch.float64)
+    assert torch.allclose(rotate(source, target), target)
+    columns = [torch.autograd.grad(rotate(source, target)[:, n].sum(), source)[0] for n in range(7)]
+    jacobian = torch.stack(columns, dim=1)  # [item, output, input]
+    scale = target.norm(dim=1) / source.norm(dim=1)
+    rotation = jacobian / scale[:, None, None]
+    assert torch.allclose(rotation @ rotation.mT, torch.eye(7, dtype=torch.float64).expand(5, 7, 7))
+    assert torch.allclose(torch.linalg.det(rotation), torch.ones(5, dtype=torch.float64))
+
+
+def test_a_zero_vector_is_no_hindrance_to_the_rotation_trick():
+    source = torch.zeros(2, 3, requires_grad=True)
+    rotate(source, torch.tensor([[0.0, 0, 0], [1, 0, 0]])).sum().backward()
+    assert torch.isfinite(source.grad).all()
+
+
+@pytest.mark.parametrize("width", [1, 8])
+def test_the_residual_quantizer_is_that_of_vector_quantize_pytorch(width):
+    library = pytest.importorskip("vector_quantize_pytorch")
+    theirs = library.ResidualVQ(
+        dim=width,
+        codebook_size=(6, 8, 8),
+        learnable_codebook=True,
+        ema_update=False,
+        commitment_weight=0.0,
+        rotation_trick=width > 1,
+    )
+    ours = ResidualQuantizer((6, 8, 8), width)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for layer, book in zip(theirs.layers, ours.books, strict=True):
+            layer._codebook.embed[0] = book.copy_(torch.randn_like(book))
+    one, two = (torch.randn(64, width, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    (quantized, codes, _), (other, other_codes) = theirs(one), ours(two)
+    assert torch.equal(codes, other_codes)
+    assert torch.allclose(quantized, other, atol=1e-6)
+    for result in (quantized, other):
+        (result * torch.arange(width + 0.0).add(1)).sum().backward()
+    assert torch.allclose(one.grad, two.grad, rtol=1e-4, atol=1e-5)
+    assert [book.grad for book in ours.books] == [None] * 3
 
 
 @pytest.mark.parametrize("collisions", ["reassign", "digit"])

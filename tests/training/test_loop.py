@@ -107,6 +107,18 @@ def test_a_checkpoint_of_the_first_version_is_gone_on_with(tmp_path: Path) -> No
     assert found == whole[2:]
 
 
+def test_a_checkpoint_of_a_model_with_other_parameters_is_one_line(tmp_path: Path) -> None:
+    class Curve(Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bend = nn.Parameter(torch.zeros(()))
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), Points([4] * 4), settings(save_every=2), out=tmp_path, log=interrupted_at(3, "loss"))
+    with pytest.raises(RunError, match=r"no weights named 'bend' .*: delete \S+training, and run the same command"):
+        fit(Curve(), Points([4] * 4), settings(), out=tmp_path, log=interrupted)
+
+
 def test_the_gradient_norm_is_that_of_the_mean_over_all_targets_of_a_step(tmp_path: Path) -> None:
     norms: list[float] = []
     once = {"settings": settings(accumulate=3), "log": lambda **line: norms.append(line["grad_norm"])}

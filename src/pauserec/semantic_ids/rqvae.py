@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vector_quantize_pytorch import ResidualVQ
 
 from pauserec.config import QuantizerConfig, TrainingSettings
 from pauserec.records import FloatArray, Step
@@ -28,6 +27,8 @@ from pauserec.semantic_ids.embed import load_vectors
 from pauserec.semantic_ids.quantize import write_ids
 from pauserec.semantic_ids.rqkmeans import residual_kmeans
 from pauserec.training.loop import fit
+
+_SHORTEST = 1e-6  # shorter vectors count as this long where they divide
 
 
 def rqvae(
@@ -76,23 +77,14 @@ class RqVae(nn.Module):
         widths = (vectors.shape[1], *config.hidden, config.latent)
         self.encoder = _mlp(widths)
         self.decoder = _mlp(widths[::-1])
-        # Codebooks are parameters, so that gradients train them as in the paper and checkpoints hold them. The loss is
-        # written out below: the library's weighs both of its halves alike.
-        self.quantizer = ResidualVQ(
-            dim=config.latent,
-            codebook_size=tuple(config.codebook_sizes),
-            learnable_codebook=True,
-            ema_update=False,
-            commitment_weight=0.0,
-            rotation_trick=config.latent > 1,
-        )
+        self.quantizer = ResidualQuantizer(config.codebook_sizes, config.latent)
 
     def forward(self, vectors: Tensor, restart: int | None = None) -> Tensor:
         """Loss summed over the items. vectors: [B, W]. restart: number of the epoch that begins, None within one."""
         if restart is not None:
             self.restart_unused(restart)
         z_BD = self.encoder(vectors)
-        quantized_BD, codes_BL, _ = self.quantizer(z_BD)
+        quantized_BD, codes_BL = self.quantizer(z_BD)
         loss = F.mse_loss(self.decoder(quantized_BD), vectors, reduction="sum")
         residual_BD = z_BD
         for level, book_KD in enumerate(self.books()):
@@ -104,7 +96,7 @@ class RqVae(nn.Module):
 
     def books(self) -> list[Tensor]:
         """Codebooks per level, [K, D]."""
-        return [layer._codebook.embed[0] for layer in self.quantizer.layers]
+        return list(self.quantizer.books)
 
     @torch.no_grad()
     def start_codebooks(self, config: QuantizerConfig) -> None:
@@ -140,6 +132,50 @@ class RqVae(nn.Module):
         )
 
 
+class ResidualQuantizer(nn.Module):
+    """Each level takes the code nearest to what the levels before it left over (SoundStream, Algorithm 1).
+
+    The codebooks are parameters, so that checkpoints hold them. They get their gradients from the loss alone: none passes
+    through what the quantizer gives.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.books = nn.ParameterList(_uniform(size, width) for size in sizes)
+
+    def forward(self, z_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the codes' vectors, [B, D], whose gradients go on to z_BD, and the codes, int64 [B, L]."""
+        residual_BD, quantized_BD, codes = z_BD, torch.zeros_like(z_BD), []
+        for book_KD in self.books:
+            code_B = _nearest(residual_BD, book_KD)
+            e_BD = F.embedding(code_B, book_KD).detach()
+            # a vector of width 1 has no direction to turn
+            passed_BD = rotate(residual_BD, e_BD) if z_BD.shape[1] > 1 else residual_BD + (e_BD - residual_BD).detach()
+            residual_BD = residual_BD - passed_BD.detach()
+            quantized_BD = quantized_BD + passed_BD
+            codes.append(code_B)
+        return quantized_BD, torch.stack(codes, dim=1)
+
+
+def rotate(source_BD: Tensor, target_BD: Tensor) -> Tensor:
+    """target_BD, as a rotation and scaling of source_BD that count as constants: the rotation trick.
+
+    Fifty et al. 2024 (arXiv 2410.06424), Section 4.2: R = I - 2 w w^T + 2 q u^T with unit vectors u of the source, q of the
+    target and w of u + q; the result is |target| / |source| R source.
+    """
+    with torch.no_grad():
+        lengths = [vectors.norm(dim=1, keepdim=True) for vectors in (source_BD, target_BD)]
+        source_length, target_length = (length.clamp(min=_SHORTEST) for length in lengths)
+        u_BD, q_BD = source_BD / source_length, target_BD / target_length
+        w_BD = F.normalize(u_BD + q_BD, dim=1, eps=_SHORTEST)
+        scale_B1 = lengths[1] / source_length
+    source_B1D = source_BD[:, None]
+    reflected_B1D = source_B1D @ w_BD[:, :, None] @ w_BD[:, None]
+    turned_B1D = source_B1D @ u_BD[:, :, None] @ q_BD[:, None]
+    rotated: Tensor = (source_B1D - 2 * reflected_B1D + 2 * turned_B1D).squeeze(1) * scale_B1
+    return rotated
+
+
 class ShuffledBatches:
     """All batches of the run by number (fit.PlannedBatches): each epoch a fresh order, fixed by the seed."""
 
@@ -169,6 +205,17 @@ def _mlp(widths: tuple[int, ...]) -> nn.Sequential:
     for wide, narrow in pairwise(widths):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def _uniform(size: int, width: int) -> nn.Parameter:
+    bound = (6 / (size * width)) ** 0.5
+    return nn.Parameter(torch.empty(size, width).uniform_(-bound, bound))
+
+
+@torch.no_grad()
+def _nearest(points_BD: Tensor, book_KD: Tensor) -> Tensor:
+    squared_BK = points_BD.square().sum(dim=1, keepdim=True) + book_KD.square().sum(dim=1) - 2 * points_BD @ book_KD.T
+    return squared_BK.argmin(dim=1)
 
 
 def _array(tensor: Tensor) -> FloatArray:

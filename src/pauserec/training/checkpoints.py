@@ -93,7 +93,7 @@ def write_checkpoint(
 def read_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Clock:
     """Put weights, optimizer and random state back as they were, and give the clock.
 
-    Raises RunError if another number of processes wrote it.
+    Raises RunError if another number of processes wrote it, or a version whose model has other parameters.
     """
     elapsed = orjson.loads((path / ELAPSED).read_bytes())
     if elapsed["processes"] != processes.world():
@@ -101,7 +101,13 @@ def read_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
             f"{path} was written by {elapsed['processes']} processes and this run has {processes.world()}: start as "
             f"many, or delete {path.parent}"
         )
-    load_trained(module, path / WEIGHTS)
+    try:
+        load_trained(module, path / WEIGHTS)
+    except KeyError as error:
+        raise RunError(
+            f"{path} has no weights named {error} (another version wrote it): delete {path.parent}, and run the same command "
+            "to train anew"
+        ) from None
     state = torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu")
     if is_sharded(module):
         load_optimizer_state(module, optimizer, state)
