@@ -68,19 +68,24 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentence-transformers folder: one random BERT layer, mean pooling."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    parts, folder = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("tiny-embedder")
+    folder = tmp_path_factory.mktemp("tiny-embedder")
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(WORDS), *"0123456789"]
-    (parts / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(str(parts / "vocab.txt")).save_pretrained(parts)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    BertModel(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(parts)
-    transformer = Transformer(str(parts), max_seq_length=32)
-    SentenceTransformer(modules=[transformer, Pooling(32)]).save(str(folder))
+    BertModel(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(folder)
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (kind, path) in enumerate([("Transformer", ""), ("Pooling", "1_Pooling")])
+    ]
+    (folder / "modules.json").write_bytes(orjson.dumps(modules))
+    (folder / "sentence_bert_config.json").write_bytes(orjson.dumps({"max_seq_length": 32, "do_lower_case": False}))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+    (folder / "1_Pooling" / "config.json").write_bytes(orjson.dumps(pooling))
     return folder
 
 

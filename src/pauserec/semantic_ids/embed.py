@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 from rich.console import Console
 from rich.progress import track
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from pauserec.config import EmbedderConfig
@@ -111,16 +112,15 @@ def item_text(config: EmbedderConfig, item: Item) -> str:
 
 def text_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
     """Sentence embeddings of the items' text, float32 [n, width], rows of length 1. Raises AssetError."""
-    from sentence_transformers import SentenceTransformer
-
     from pauserec.assets.named import embedder_path
 
-    path = embedder_path(config.name)
+    # Imported when used: this module is read by commands that need no torch.
+    from pauserec.semantic_ids.sentence_encoder import SentenceEncoder
+
+    folder = Path(embedder_path(config.name))
     try:
-        model = SentenceTransformer(
-            path, trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
-        )
-    except (OSError, ValueError) as error:
+        encoder = SentenceEncoder(folder)
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise AssetError(f"embedder.name {config.name!r} cannot be loaded ({reason}): check it") from None
     texts = [item_text(config, item) for item in items]
@@ -130,19 +130,14 @@ def text_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
     console = Console(stderr=True)
     try:
         rows = [
-            model.encode(
-                distinct[start : start + config.batch_size],
-                batch_size=config.batch_size,
-                show_progress_bar=False,
-                normalize_embeddings=True,
-            )
+            encoder.encode(distinct[start : start + config.batch_size])
             for start in track(starts, description="embed items", console=console)
         ]
     except ValueError as error:  # a model for other purposes: no padding token, for example
         reason = str(error).splitlines()[0]
         raise AssetError(f"embedder.name {config.name!r} embeds no text ({reason}): name a sentence embedder") from None
     place = {text: row for row, text in enumerate(distinct)}
-    vectors: FloatArray = np.concatenate(rows).astype(np.float32)[[place[text] for text in texts]]
+    vectors: FloatArray = np.concatenate(rows)[[place[text] for text in texts]]
     return vectors
 
 
