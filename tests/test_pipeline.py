@@ -24,6 +24,7 @@ from pauserec.runs.folder import Run
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.next_item import check_normalisation
 
+Settings = Callable[..., dict[str, Any]]
 SASREC = SasrecConfig(name="sas", kind="sasrec", epochs=1, width=8)
 
 
@@ -289,6 +290,60 @@ def test_ids_can_be_made_for_runs_to_come(tiny_recipe: Recipe, tmp_path: Path) -
     folder = Run(tmp_path / "run", tiny_recipe)
     vectors = folder.finished("vectors")
     assert folder.is_done("semantic_ids", tiny_recipe.quantizer, (vectors, folder.finished("dataset")))
+
+
+def without(patch: pytest.MonkeyPatch) -> None:
+    """As if neither peft nor any tracker were installed."""
+    patch.setattr("pauserec.llm.model.find_spec", lambda name: None)
+    patch.setattr("accelerate.tracking.get_available_trackers", lambda: [])
+
+
+def with_sft(settings: dict[str, Any], **changes: Any) -> Recipe:
+    stages = [stage | changes if stage["name"] == "sft" else stage for stage in settings["stages"]]
+    return Recipe.parse(settings | {"stages": stages})
+
+
+LACKS = [
+    ({"lora": {"rank": 2}}, r"stages\.sft\.lora needs peft: pip install 'pauserec\[peft\]'"),
+    ({"tracking": ["tensorboard"]}, r"sft: .*'tensorboard' is not installed: pip install 'pauserec\[tensorboard\]'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), LACKS)
+def test_a_library_that_a_stage_lacks_is_named_before_the_run_starts(
+    changes: dict[str, Any], message: str, tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch)
+    with pytest.raises(RecipeError, match=message):
+        run(with_sft(tiny_settings(), **changes), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("changes", "message"), LACKS)
+def test_a_finished_stage_needs_no_library_that_only_training_takes(
+    changes: dict[str, Any], message: str, tiny_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings(epochs=0.1)
+    one_stage = {"stages": settings["stages"][1:2], "evaluation": {"models": [{"name": "sft", "stage": "sft"}]}}
+    recipe = with_sft(settings | one_stage, starts_from=["base"], **changes)
+    run(recipe, tmp_path / "run")
+    without(monkeypatch)
+    told: dict[str, bool] = {}
+    (tmp_path / "run" / "result.json").unlink()
+    run(recipe, tmp_path / "run", on_step=told.__setitem__)
+    assert all(told.values())
+    before = files_of(tmp_path / "run")
+    for again in (("sft",), ()):
+        changed = (
+            recipe if again else with_sft(settings | one_stage, starts_from=["base"], **changes, learning_rate=2e-3)
+        )
+        with pytest.raises(RecipeError, match=message):
+            run(changed, tmp_path / "run", redo=again)
+        assert files_of(tmp_path / "run") == before
+    shutil.rmtree(tmp_path / "run" / "semantic_ids")  # what the stage is made from comes out differently
+    embedder = {"embedder": settings["embedder"] | {"text": "title"}}
+    with pytest.raises(RecipeError, match=message):
+        run(with_sft(settings | one_stage | embedder, starts_from=["base"], **changes), tmp_path / "run")
 
 
 def test_signs_that_file_systems_know_are_letters_in_a_path(small_data: Path, tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from pauserec.config import (
     ModelConfig,
     Recipe,
     Settings,
+    Stage,
     TrainingSettings,
 )
 from pauserec.data.dataset import check_raw, follows_another_rule, prepare, raw_files
 from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.llm.growth import grow_vocabulary
+from pauserec.llm.model import check_adapters
 from pauserec.llm.pretrained import shape_and_tokenizer
 from pauserec.report.content import report_content
 from pauserec.report.page import REPORT, write_report
@@ -35,7 +37,7 @@ from pauserec.results.testing import (
 )
 from pauserec.runs import processes
 from pauserec.runs.device import bound_kernel_cache
-from pauserec.runs.files import read_json
+from pauserec.runs.files import MANIFEST, read_json
 from pauserec.runs.fingerprints import Fingerprint
 from pauserec.runs.folder import Run
 from pauserec.runs.place import RECIPE, alone, check_place, recipe_put_back
@@ -194,7 +196,9 @@ def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[
         with suppress(RecipeError):  # what a folder's own recipe names was found when it began, and may be gone by now
             known[folder] = Recipe.load(folder / RECIPE)
     check_normalisation(recipe, known.get(out))
-    check_trackers((*recipe.stages, *recipe.baselines))
+    waiting = _waiting(recipe, known.get(out), out, redo)
+    check_trackers(waiting)
+    check_adapters(waiting)
     for stage in recipe.stages:
         check_attention(stage)
     folders = [Run(out, recipe, frozenset(redo)), *(Run(other, recipe) for other in reuse)]
@@ -204,6 +208,17 @@ def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[
         check_name(recipe.embedder.name, "embedder", "embedder.name")
     if recipe.stages and all(other.model != recipe.model for other in known.values()):
         processes.broadcast(lambda: _check_backbone(recipe.model))
+
+
+def _waiting(recipe: Recipe, before: Recipe | None, out: Path, redo: tuple[str, ...]) -> list[Stage | Baseline]:
+    """What is to be trained, as far as can be seen before: a finished run goes on without the libraries that trained it."""
+    known = {} if before is None else {each.name: each.identity() for each in (*before.stages, *before.baselines)}
+    trained: tuple[Stage | Baseline, ...] = (*recipe.stages, *recipe.baselines)
+    return [
+        each
+        for each in trained
+        if each.name in redo or known.get(each.name) != each.identity() or not (out / each.name / MANIFEST).exists()
+    ]
 
 
 def _check_backbone(model: ModelConfig) -> None:

@@ -47,7 +47,8 @@ class Settings(BaseModel):
             if marks.get("later") and (uncounted or value == field.default):
                 del content[name]
             elif uncounted:
-                content[name] = to_jsonable_python(field.default)
+                default = to_jsonable_python(field.default)
+                content[name] = marks.get("counts_as", default) if first_rule else default
             elif first_rule and "counts_as" in marks and value == field.default:
                 content[name] = marks["counts_as"]
             elif isinstance(value, Settings):
@@ -71,7 +72,7 @@ HARDWARE: JsonDict = {"bookkeeping": True, "counted_at_first": True}
 """Marks a setting of how the hardware is used, which is BOOKKEEPING too; version 0.1 counted it."""
 
 
-def counts_as(value: str) -> JsonDict:
+def counts_as(value: Any) -> JsonDict:
     """Marks a setting whose default came later, and gives the default of version 0.1, so that its steps are known again."""
     return {"counts_as": value}
 

@@ -13,6 +13,7 @@ from pauserec.config.settings import (
     PromptConfig,
     Seed,
     Settings,
+    counts_as,
 )
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ class TrainingSettings(Settings):
     """Of several processes: each holds all weights (DDP), or a part of them (FSDP2, for models that fill a GPU)."""
     save_every: int = Field(default=200, ge=1, json_schema_extra=BOOKKEEPING)
     """Optimizer steps between checkpoints."""
-    tracking: tuple[str, ...] = Field(default=("tensorboard",), json_schema_extra=BOOKKEEPING)
-    """Trackers, as transformers' report_to names them."""
+    tracking: tuple[str, ...] = Field(default=(), json_schema_extra=BOOKKEEPING | counts_as(["tensorboard"]))
+    """Trackers, by accelerate's names ("tensorboard" needs `pip install 'pauserec[tensorboard]'`)."""
     seed: Seed = 0
     """Seed of the batches' order, of dropout and of whatever else is drawn."""
 

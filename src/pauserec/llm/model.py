@@ -1,6 +1,8 @@
 """The backbone: load it, train all of it or a few rows only, save it as a plain Hugging Face folder."""
 
 import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pauserec.config import LoraSettings
-from pauserec.errors import ModelError
+from pauserec.config import LoraSettings, TrainingSettings
+from pauserec.errors import ModelError, RecipeError
 from pauserec.llm.layers.fused import FusedBackbone, can_fuse
 from pauserec.llm.layers.packed import PackedLinear, can_pack, pack_linears
 from pauserec.llm.tree.passes import Extension, Pass, tree_attention
@@ -207,6 +209,13 @@ class LanguageModel(nn.Module):
         """As `logits`, in float32 whatever the model's type: rounded to bfloat16, neighbours in a ranking would tie."""
         with torch.autocast(hidden.device.type, enabled=False):
             return self.output().logits(hidden.float(), rows)
+
+
+def check_adapters(stages: Iterable[TrainingSettings]) -> None:
+    """Raise RecipeError, before anything is done, where a stage trains adapters and peft is not installed."""
+    wanted = [stage.name for stage in stages if getattr(stage, "lora", None) is not None]
+    if wanted and find_spec("peft") is None:
+        raise RecipeError(f"stages.{wanted[0]}.lora needs peft: pip install 'pauserec[peft]'")
 
 
 def positions_of(shape: Any) -> int:

@@ -18,7 +18,7 @@ from pauserec.data.dataset import load_dataset
 from pauserec.data.windows import spans
 from pauserec.errors import RecipeError
 from pauserec.evaluation.validation import validator
-from pauserec.llm.model import LanguageModel
+from pauserec.llm.model import LanguageModel, check_adapters
 from pauserec.llm.prompts import Prompts
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.llm.tree.samples import Branch, Sample, collate, labelled
@@ -200,6 +200,7 @@ def train_next_item(
     samples = next_item_samples(job, Sight(dataset, ids, model.tokenizer, model.vocabulary, model.positions))
     added = range(model.vocabulary.first_sid, model.vocabulary.used)
     if stage.lora is not None:
+        check_adapters([stage])
         model.train_rows(added)
         model.add_adapters(stage.lora)
     elif stage.text_rows == "freeze":

@@ -125,6 +125,7 @@ class _Training:
     ) -> None:
         from accelerate import Accelerator
 
+        check_trackers([settings])  # accelerate would leave out what is not installed without a word
         self._module, self._batches, self._settings, self._folder = module, batches, settings, out / RESUMING
         self._bfloat16, self._shared = bfloat16, together and processes.world() > 1
         self._per_step = settings.accumulate * (processes.world() if self._shared else 1)
