@@ -28,9 +28,26 @@ def test_importing_the_pipeline_costs_little_more_than_importing_torch() -> None
         took = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
         seconds[module] = min(float(took), seconds.get(module, 99.0))
     assert seconds["pauserec.pipeline"] <= 1.6 * seconds["torch"], seconds
-    heavy = "transformers accelerate faiss matplotlib scipy sklearn sentence_transformers peft torch.distributed.tensor"
+    heavy = "transformers accelerate faiss matplotlib scipy peft torch.distributed.tensor"
     code = f"import sys, pauserec.pipeline; print([name for name in '{heavy}'.split() if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_no_module_needs_a_library_that_the_install_does_not_bring() -> None:
+    """Extras are imported where they are used, what the tests compare with not at all."""
+    root = Path(pauserec.__file__).parent
+    modules = [
+        ".".join(path.relative_to(root.parent).with_suffix("").parts)
+        for path in root.rglob("*.py")
+        if path.stem not in ("__init__", "__main__")
+    ]
+    code = (
+        "import sys, importlib\n"
+        "absent = 'peft tensorboard sklearn sentence_transformers vector_quantize_pytorch einops ranx pandas'.split()\n"
+        "sys.modules |= dict.fromkeys(absent)\n"
+        "for module in sys.stdin.read().split():\n    importlib.import_module(module)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, input=" ".join(modules), text=True)
 
 
 def test_settings_records_and_errors_import_neither_torch_nor_polars() -> None:
