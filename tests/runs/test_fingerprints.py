@@ -34,6 +34,7 @@ OTHERWISE: dict[str, Any] = {
         for name in ("sasrec", "refitted", "tiger")
         for setting in ("gradient_checkpointing", "compile", "sharding")
     },
+    **{f"stages.{name}.tracking": ["wandb"] for name in ("cpt", "sft", "refit", "pause_pretrain", "implicit_sft")},
     **{f"baselines.{name}.tracking": ["wandb"] for name in ("sasrec", "refitted", "tiger")},
     **{f"evaluation.models.{name}.stage": "cpt" for name in ("sft", "refit", "pauserec", "pauserec-k0")},
     "evaluation.top_k": 19,
