@@ -175,6 +175,8 @@ def test_published_numbers_stand_beside_ours_where_the_data_is_the_same(runs: di
     beauty = {"users": 22363, "items": 12101, "interactions": 198502}
     assert published(beauty, "run/tiger, refitted") == ".0405 / .0623 / .0267 / .0337 (keep)"
     assert published(beauty, "sasrec") == "– / .0921 / – / .0531 (drop)"
+    assert published(beauty | {"ties": "column"}, "sasrec") == published(beauty, "sasrec")
+    assert published(beauty | {"ties": "hash"}, "sasrec") == "", "a fifth of the targets are others"
     assert published(beauty, "mine") == published(beauty | {"users": 1}, "tiger") == ""
     found = compare([runs["one"]])
     assert "published" not in rendered(found, "md")

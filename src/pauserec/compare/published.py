@@ -21,7 +21,9 @@ def published(data: Mapping[str, Any], model: str) -> str:
 
     Empty where nothing is known.
 
-    data: users, items and interactions, by which the data set is recognised. model: a row's name.
+    data: users, items and interactions, by which the data set is recognised, and how ties in time were broken: where a hash
+    broke them, many targets are others than in the published tables, so nothing of those stands beside ours. model: a row's
+    name.
     """
     name, row = _known(data, model)
     if row is None:
@@ -44,6 +46,8 @@ def sources(data: Mapping[str, Any], models: Sequence[str]) -> str:
 
 def _known(data: Mapping[str, Any], model: str) -> tuple[str, dict[str, float] | None]:
     """A row's name without run and fit, and what was published of it."""
+    if data.get("ties") == "hash":
+        return "", None
     counts = [data.get(key) for key in ("users", "items", "interactions")]
     name = model.rpartition("/")[2].partition(",")[0]
     rows: dict[str, Any] = next((entry["rows"] for entry in _content()["data"] if entry["counts"] == counts), {})

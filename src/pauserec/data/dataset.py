@@ -8,7 +8,7 @@ quarantine.jsonl and report.json.
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -46,6 +46,7 @@ def prepare(config: DataConfig, *, out: Path, log: Callable[..., None]) -> dict[
         "interactions": dataset.interactions,
         "quarantined": len(raw.quarantine),
         "fingerprint": dataset.fingerprint,
+        "ties": tie_rule(raw, config),
     }
     out.mkdir(parents=True, exist_ok=True)
     _write_tables(dataset, out)
@@ -53,6 +54,13 @@ def prepare(config: DataConfig, *, out: Path, log: Callable[..., None]) -> dict[
     write_atomically(out / REPORT, orjson.dumps(report | summary, option=orjson.OPT_INDENT_2))
     log(event="prepared", **summary)
     return summary
+
+
+def tie_rule(raw: Raw, config: DataConfig) -> Literal["column", "file", "hash"]:
+    """What orders a user's events of one time: an order column, the file, or a hash of user and item."""
+    if raw.ordered_by == "order":
+        return "column"
+    return "file" if raw.ordered_by == "file" or config.ties == "file" else "hash"
 
 
 def raw_files(config: DataConfig) -> tuple[Path, ...]:
