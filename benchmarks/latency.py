@@ -3,8 +3,9 @@
     python benchmarks/latency.py RUN [--users 500] [--batch 16] [--save]
 
 Every language model of a finished run, twice: by Hugging Face's `generate` as in the paper (greedy, at most 20 tokens of SID,
-prompts padded on the left, its own cache), and by this package's decoder (one beam, under the catalogue's constraint). The paper
-ran float16 on an A100; here the model keeps the precision of its run. Prints JSON. On a shared machine trust the ratio of the two.
+prompts padded on the left, its own cache), and by this package's decoder (one beam, under the catalogue's constraint).
+The paper ran float16 on an A100; here the model keeps the precision of its run. Prints JSON. On a shared machine trust
+the ratio of the two sides.
 """
 
 from collections.abc import Sequence

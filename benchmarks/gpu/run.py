@@ -23,7 +23,7 @@ from measure import header
 from pauserec.compare.runs import compare
 from pauserec.errors import PauserecError
 from pauserec.evaluation.metrics import METRICS
-from pauserec.results.finished import METRICS as METRICS_FILE
+from pauserec.results.finished import METRICS_FILE
 from pauserec.results.ledger import ancestry
 from pauserec.results.testing import COST
 from pauserec.runs.files import MANIFEST, read_json, write_atomically
@@ -35,7 +35,7 @@ SUMMARY = 150.0
 LOG_TAIL = 2000
 """Characters of a failed run's log that come back."""
 COUNTED = ("popularity", "co-occurrence")
-PATIENCE = 2.0
+GUESS_FACTOR = 2.0
 """How many times its guess a run may take."""
 
 
@@ -114,7 +114,7 @@ def start(entry: Entry, prepared: Path, work: Path) -> Path:
 
 def training_limit(left: float, minutes: float) -> float:
     """Seconds a run may train and test, of those left: its patience, and what the summary needs stays."""
-    return max(1.0, min(left - min(SUMMARY, left / 4), PATIENCE * 60 * minutes))
+    return max(1.0, min(left - min(SUMMARY, left / 4), GUESS_FACTOR * 60 * minutes))
 
 
 def train(folder: Path, source: Path, seconds: float) -> str | None:

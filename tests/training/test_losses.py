@@ -17,7 +17,7 @@ def case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_full_softmax_equals_cross_entropy(case: tuple[torch.Tensor, ...]) -> None:
     hidden, table, labels = case
-    assert len(hidden) > 2 * losses.CHUNK, "several chunks, the last one short"
+    assert len(hidden) > 2 * losses.POSITIONS_AT_ONCE, "several chunks, the last one short"
     ours, plain = (
         full_softmax_loss(hidden, labels, Head(table)),
         cross_entropy(linear(hidden, table), labels, reduction="sum"),

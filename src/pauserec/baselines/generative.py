@@ -24,7 +24,7 @@ from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.training.batches import IGNORE
 from pauserec.training.loop import fit
 
-CHUNK = 64
+PROMPTS_AT_ONCE = 64
 """Histories ranked at once."""
 OVERLAP = 0.5
 """The part of its items that a window of a long history shares with the one before it."""
@@ -88,8 +88,8 @@ class TigerRecommender:
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         limits = (offer or Offer()).without(histories) if drop_seen else offer
         order = np.argsort([min(len(history), self.settings.history_length) for history in histories], kind="stable")
-        for begin in range(0, len(histories), CHUNK):
-            rows = order[begin : begin + CHUNK].tolist()
+        for begin in range(0, len(histories), PROMPTS_AT_ONCE):
+            rows = order[begin : begin + PROMPTS_AT_ONCE].tolist()
             only = self.catalogue.offered(limits, rows)
             memory = self.model.encode(self._read([histories[row] for row in rows]))
             scorer = TigerScorer(self.model, memory)

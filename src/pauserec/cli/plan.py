@@ -28,7 +28,7 @@ from pauserec.semantic_ids.assign import add_digit, check_capacity
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages import STAGES
 from pauserec.stages.kind import Sight
-from pauserec.training.losses import CHUNK
+from pauserec.training.losses import POSITIONS_AT_ONCE
 
 EFFICIENCY = 0.5
 """Share of the matrix rate that training reaches, by experience; attention and small operations take the rest."""
@@ -192,7 +192,7 @@ class _Cost:
         training = 0.0 if rows_only else 12.0 * self.parameters
         passing = (1 if rows_only else 4) * 4.0 * self.table  # the table's gradient on its way, the optimizer's scratch
         activations = min(tokens, stage.batch_tokens) * self.width * 34 * 2
-        logits = 2 * CHUNK * self.vocabulary * (2 if halved else 4) if full else 0
+        logits = 2 * POSITIONS_AT_ONCE * self.vocabulary * (2 if halved else 4) if full else 0
         program = resident_memory() if device.type == "cpu" else 0
         return weights + training + passing + activations + logits + program
 

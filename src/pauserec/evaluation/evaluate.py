@@ -15,9 +15,9 @@ from pauserec.records import HELD_OUT, Dataset, History, IntArray, Ranking, Reco
 from pauserec.runs import processes
 
 Seen = Literal["keep", "drop"]
-CHUNK = 256
+USERS_AT_ONCE = 256
 """Users handed to a recommender at once. Fixed, so that a rerun does the same arithmetic in the same batches."""
-PATIENCE = 2.0
+BAR_AFTER = 2.0
 """Seconds before a progress bar appears."""
 
 
@@ -76,7 +76,7 @@ def evaluate(
     bootstrap: int,
     seed: int = 0,
     users: Sequence[int] | None = None,
-    chunk: int = CHUNK,
+    chunk: int = USERS_AT_ONCE,
     label: str = "evaluating",
     share: bool = True,
 ) -> Result:
@@ -163,7 +163,7 @@ def _result(
 
 
 def _progress(spans: list[tuple[int, int]], label: str) -> Iterator[tuple[int, int]]:
-    """Go through the chunks; show a bar with the time left once it takes longer than PATIENCE."""
+    """Go through the chunks; show a bar with the time left once it takes longer than BAR_AFTER."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     console = Console(stderr=True)
     bar = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
@@ -173,7 +173,7 @@ def _progress(spans: list[tuple[int, int]], label: str) -> Iterator[tuple[int, i
         for begin, stop in spans:
             yield begin, stop
             bar.update(task, advance=stop - begin)
-            if shown and time.perf_counter() - start > PATIENCE and not bar.live.is_started:
+            if shown and time.perf_counter() - start > BAR_AFTER and not bar.live.is_started:
                 bar.start()
     finally:
         if bar.live.is_started:

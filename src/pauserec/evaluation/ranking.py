@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from pauserec.records import IntArray, Offer, Ranking
 
-CHUNK = 256
-"""Histories scored at once: bounds the dense score matrix to CHUNK x items."""
+HISTORIES_AT_ONCE = 256
+"""Histories scored at once: bounds the dense score matrix to HISTORIES_AT_ONCE x items."""
 FEW = 32
 """Histories ranked at once among their candidates: the fewer, the fewer these are."""
 
@@ -23,8 +23,8 @@ def ranked(
 ) -> Ranking:
     """The k best items of each history by `score`, which gives [n, items] for n histories that it may write to."""
     found = [Ranking(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))]
-    for begin in range(0, len(histories), CHUNK):
-        rows = range(begin, min(begin + CHUNK, len(histories)))
+    for begin in range(0, len(histories), HISTORIES_AT_ONCE):
+        rows = range(begin, min(begin + HISTORIES_AT_ONCE, len(histories)))
         part = [histories[row] for row in rows]
         scores = score(part)
         withhold(scores, part, drop_seen, offer.rows(rows) if offer else None)

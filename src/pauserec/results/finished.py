@@ -14,7 +14,7 @@ from pauserec.runs.place import RECIPE, rerun
 
 RESULT = "result.json"
 RANKS = "ranks.parquet"
-METRICS = "metrics.json"
+METRICS_FILE = "metrics.json"
 
 
 def open_finished(path: Path) -> Run:

@@ -29,7 +29,7 @@ from pauserec.evaluation.evaluate import Result, evaluate
 from pauserec.evaluation.ranks import SCHEMA, write_ranks
 from pauserec.llm.recommender import LLMRecommender
 from pauserec.records import Dataset, FinalFit, Recommender, Split
-from pauserec.results.finished import METRICS, RANKS, RESULT, made_from
+from pauserec.results.finished import METRICS_FILE, RANKS, RESULT, made_from
 from pauserec.runs import processes
 from pauserec.runs.files import read_table, write_atomically, write_table
 from pauserec.runs.folder import Run
@@ -215,7 +215,7 @@ def one_split(name: str, recommender: Recommender, dataset: Dataset, ranking: Ra
 def _write(name: str, results: dict[Split, Result], dataset: Dataset, out: Path, kernels: Mapping[str, str]) -> None:
     metrics: dict[str, Any] = {split: result.metrics for split, result in results.items()}
     content: dict[str, Any] = {**metrics, "decoding": {**results["test"].decoding, **kernels}}
-    write_atomically(out / METRICS, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+    write_atomically(out / METRICS_FILE, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
     by_model: dict[str, dict[Split, Result]] = {name: results}
     write_ranks(out / RANKS, by_model, dataset)
 
@@ -223,7 +223,7 @@ def _write(name: str, results: dict[Split, Result], dataset: Dataset, out: Path,
 def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
     """Put the rows together: writes RUN/ranks.parquet, then RUN/result.json, and gives the latter's content."""
     recipe, steps = run.recipe, run.steps
-    models = {name: orjson.loads((step.path / METRICS).read_bytes()) for name, step in tested.items()}
+    models = {name: orjson.loads((step.path / METRICS_FILE).read_bytes()) for name, step in tested.items()}
     decoded = {model.name for model in recipe.evaluation.models}
     for name, model in models.items():
         beams = max(recipe.decoding.beams, recipe.evaluation.top_k) if name in decoded else None

@@ -17,7 +17,7 @@ from pauserec.records import FloatArray, IntArray
 from pauserec.runs.files import write_atomically
 
 CODEBOOKS = "codebooks.safetensors"
-_CHUNK = 16384
+_POINTS_AT_ONCE = 16384
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Codebooks:
         """Nearest codes, int64 [n, levels], and the squared length of what is left over, float32 [n]."""
         codes = np.empty((len(latents), len(self.levels)), dtype=np.int64)
         errors = np.empty(len(latents), dtype=np.float32)
-        for start in range(0, len(latents), _CHUNK):
-            rows = slice(start, start + _CHUNK)
+        for start in range(0, len(latents), _POINTS_AT_ONCE):
+            rows = slice(start, start + _POINTS_AT_ONCE)
             residual = latents[rows]
             for level, centroids in enumerate(self.levels):
                 codes[rows, level] = nearest(residual, centroids)
@@ -84,8 +84,8 @@ class Codebooks:
 
 def nearest(points: FloatArray, centroids: FloatArray) -> IntArray:
     """Number of each point's nearest centroid: int64 [n] from [n, d] and [k, d]; the distances are never held together."""
-    starts = range(0, max(1, len(points)), _CHUNK)
-    found = [squared_distances(points[start : start + _CHUNK], centroids).argmin(axis=1) for start in starts]
+    starts = range(0, max(1, len(points)), _POINTS_AT_ONCE)
+    found = [squared_distances(points[start : start + _POINTS_AT_ONCE], centroids).argmin(axis=1) for start in starts]
     return np.concatenate(found).astype(np.int64)
 
 

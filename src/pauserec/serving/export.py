@@ -17,6 +17,7 @@ from pauserec.assets import named
 from pauserec.config import CheckpointRow, Format, Recipe
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import RunError
+from pauserec.evaluation.metrics import METRICS
 from pauserec.llm.model import ADDED_ROWS
 from pauserec.llm.prompts import Prompts
 from pauserec.llm.vocabulary import find_vocabulary
@@ -33,7 +34,6 @@ from pauserec.semantic_ids.codes import HEADER, TABLE, SemanticIds
 ITEMS = "items.jsonl"
 CARD = "README.md"
 NOT_EXPORTED = frozenset({MANIFEST, ADDED_ROWS, "tensorboard"})
-METRICS = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
 _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#!|~&:$])")
 
 

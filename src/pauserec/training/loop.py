@@ -6,13 +6,12 @@ stage may make them from the weights of now (rollouts).
 """
 
 import math
-import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -34,10 +33,8 @@ from pauserec.training.checkpoints import (
     step_of,
     write_checkpoint,
 )
+from pauserec.training.optimizer import adamw, rate_factor
 from pauserec.training.sharding import full, is_sharded, restore
-
-_NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
-"""Names of parameters that weight decay leaves alone, as transformers' Trainer has them."""
 
 
 class PlannedBatches(Protocol):
@@ -135,7 +132,7 @@ class _Training:
         )
         wrap = self._shared and not is_sharded(module)
         self._wrapped = self._accelerator.prepare_model(module) if wrap else module.to(self._accelerator.device)
-        self._optimizer = _adamw(module, settings)
+        self._optimizer = adamw(module, settings)
         torch.manual_seed(settings.seed)
         torch.empty((), dtype=torch.int64).random_()  # as a data loader did once: dropout draws what it always drew
         checkpoint = processes.broadcast(lambda: newest_checkpoint(self._folder))
@@ -184,7 +181,7 @@ class _Training:
         count = float(sum(batch.pop("count") for batch in batches))
         targets = sum(processes.all_gather(count)) if self._shared else count
         self._module.train()
-        rate = self._settings.learning_rate * _rate_factor(self._settings, self.step, self.steps)
+        rate = self._settings.learning_rate * rate_factor(self._settings, self.step, self.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         loss = torch.zeros((), device=self._accelerator.device)
@@ -253,39 +250,6 @@ class _Training:
         log(global_step=self.step, **values)
         if self._settings.tracking:
             self._accelerator.log({f"train/{key}": value for key, value in values.items()}, step=self.step)
-
-
-def _adamw(module: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW; biases and norms are not decayed."""
-    norms = {
-        f"{name}.{own}" if name else own
-        for name, part in module.named_modules()
-        if isinstance(part, nn.LayerNorm)
-        for own, _ in part.named_parameters()
-    }
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            (others if name in norms or _NOT_DECAYED.search(name.lower()) else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-
-
-def _rate_factor(settings: TrainingSettings, step: int, steps: int) -> float:
-    """Learning rate of the step after `step` steps, as a share of the highest: a linear rise, then by the schedule."""
-    warmup = round(settings.warmup * steps)
-    if step < warmup:
-        return step / max(1, warmup)
-    left: dict[Literal["constant_with_warmup", "linear", "cosine"], float] = {
-        "constant_with_warmup": 1.0,
-        "linear": (steps - step) / max(1, steps - warmup),
-        "cosine": 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))),
-    }
-    return max(0.0, left[settings.schedule])
 
 
 def check_trackers(stages: Iterable[TrainingSettings]) -> None:

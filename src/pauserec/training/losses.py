@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-CHUNK = 256
+POSITIONS_AT_ONCE = 256
 """Targets whose logits are held at once: few enough to stay near the processor."""
 
 
@@ -85,10 +85,10 @@ class _FullSoftmax(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_trained = torch.zeros_like(trained) if ctx.needs_input_grad[1] else None
         # two buffers serve all chunks: memory fresh from the system costs a CPU a fifth of the product and more
-        buffers = weight.new_empty(2, min(CHUNK, len(hidden)), len(weight))
+        buffers = weight.new_empty(2, min(POSITIONS_AT_ONCE, len(hidden)), len(weight))
         with torch.autocast(kind, enabled=False):
-            for start in range(0, len(hidden), CHUNK):
-                part = slice(start, start + CHUNK)
+            for start in range(0, len(hidden), POSITIONS_AT_ONCE):
+                part = slice(start, start + POSITIONS_AT_ONCE)
                 states, target = hidden[part].to(dtype), labels[part]
                 logits, error = buffers[:, : len(states)]
                 torch.mm(states, weight.T, out=logits)
