@@ -55,7 +55,7 @@ def bound_kernel_cache() -> None:
 def forget_peak() -> None:
     """Let `peak_memory` count from now on, where the system can: on a GPU and on Linux."""
     if torch.cuda.is_available():
-        gc.collect()  # an earlier stage's Trainer, in cycles with its model and optimizer, may still hold their memory
+        gc.collect()  # an earlier stage's training, in cycles with its model and optimizer, may still hold their memory
         torch.cuda.reset_peak_memory_stats()
     elif CLEAR.exists():
         with suppress(OSError):
