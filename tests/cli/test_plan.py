@@ -38,6 +38,10 @@ def test_the_plan_walks_the_steps_of_the_run(tiny_recipe: Recipe, tiny_run: Path
     run(tiny_recipe, tmp_path / "run", on_step=told.__setitem__)
     assert list(make_plan(tiny_recipe, tiny_run, ()).steps) == list(told.items())
     assert set(told) == set(tiny_recipe.steps)
+    new = make_plan(tiny_recipe, tmp_path / "new", ("sft",), reuse=(tiny_run,))
+    assert set(new.taken) == set(told) - {"sft", "test-sft", "implicit_sft", "test-pauserec", "test-pauserec-k0"}
+    assert dict(new.steps) == {name: name in new.taken for name in told}
+    assert f"taken over: {', '.join(new.taken)}" in new.totals()
     redone = dict(make_plan(tiny_recipe, tiny_run, ("sft",)).steps)
     assert [name for name, done in redone.items() if not done] == [
         "sft", "test-sft", "implicit_sft", "test-pauserec", "test-pauserec-k0"

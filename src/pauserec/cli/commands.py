@@ -75,7 +75,7 @@ def run(
     resolved = resolved if seed is None else resolved.seeded(seed)
     folder = out or default_folder(resolved)
     if dry_run:
-        show_plan(resolved, folder, tuple(redo))
+        show_plan(resolved, folder, tuple(redo), tuple(reuse))
     else:
         _run(resolved, folder, tuple(redo), tuple(reuse))
 
@@ -149,7 +149,10 @@ def evaluate(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `pauserec run` wrote.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, or what --format json printed."),
+    ],
     reference: Annotated[str | None, typer.Option(help="Row that every other one is tested against.")] = None,
     seen: Annotated[SeenItems | None, typer.Option(help="Rank again what was tested by another rule.")] = None,
     format_: Annotated[ComparisonFormat, typer.Option("--format")] = "table",

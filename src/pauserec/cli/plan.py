@@ -23,7 +23,7 @@ from pauserec.pipeline import check_before, fingerprints_before
 from pauserec.pipeline import steps as all_steps
 from pauserec.runs.device import best_device, resident_memory, use_bfloat16
 from pauserec.runs.folder import Run
-from pauserec.runs.steps import FinishedStep, StepFunction
+from pauserec.runs.steps import FinishedStep, StepFunction, contents_of
 from pauserec.semantic_ids.assign import add_digit, check_capacity
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages import STAGES
@@ -55,6 +55,8 @@ class Plan:
     stages: tuple[StagePlan, ...]
     unplanned: tuple[str, ...] = ()
     """Baselines that would train, of whose cost nothing is said."""
+    taken: tuple[str, ...] = ()
+    """Finished steps that would be taken over from other run folders."""
 
     def table(self) -> Table:
         """Stages with tokens, time, memory and disk."""
@@ -70,12 +72,13 @@ class Plan:
         """The data's size, the steps to run, and the sums."""
         users, items, interactions = self.data
         waiting = [name for name, done in self.steps if not done]
-        done = [name for name, done in self.steps if done]
+        done = [name for name, done in self.steps if done and name not in self.taken]
+        taken = f"\ntaken over: {', '.join(self.taken)}" if self.taken else ""
         return (
             f"data: {users:,} users / {items:,} items / {interactions:,} interactions\n"
             + (f"model: {self.parameters / 1e6:,.1f}M parameters\n" if self.stages else "")
             + f"would run: {', '.join(waiting) or 'nothing'}\n"
-            f"done already: {', '.join(done) or 'nothing'}" + self._cost()
+            f"done already: {', '.join(done) or 'nothing'}" + taken + self._cost()
         )
 
     def _cost(self) -> str:
@@ -92,21 +95,21 @@ class Plan:
         return text
 
 
-def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
+def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[Path, ...] = ()) -> Plan:
     """Plan a recipe without running it; nothing is written to `out`. Raises PauserecError like the run itself."""
-    check_before(recipe, out, redo)
+    check_before(recipe, out, redo, reuse)
     with tempfile.TemporaryDirectory() as folder:
         prepare(recipe.data, out=Path(folder), log=lambda **_: None)
         dataset = load_dataset(Path(folder))
     counts = (len(dataset.users), len(dataset.items), dataset.interactions)
     walked = _DryRun(out, recipe, frozenset(redo))
-    walked.before = fingerprints_before(out)
+    walked.before, walked.reuse = fingerprints_before(out), reuse
     all_steps(walked)
     steps = tuple(walked.done.items())
     waiting = [name for name, done in steps if not done]
     unplanned = tuple(baseline.name for baseline in recipe.baselines if baseline.name in waiting)
     if not recipe.stages:
-        return Plan(counts, 0, steps, (), unplanned)
+        return Plan(counts, 0, steps, (), unplanned, tuple(walked.taken))
     source = named.model_path(recipe.model.name, weights=False)
     shape, tokenizer = shape_and_tokenizer(recipe.model, source)
     ids = _stand_in_ids(recipe, len(dataset.items))
@@ -123,7 +126,7 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...]) -> Plan:
     cost = _Cost(recipe, parameters, parameters - untied * table, table, width, vocabulary.used)
     sight = Sight(dataset, ids, tokenizer, vocabulary, positions_of(shape))
     stages = tuple(cost.stage(stage, *STAGES[stage.kind].tokens(stage.job(recipe), sight)) for stage in recipe.stages)
-    return Plan(counts, parameters, steps, stages, unplanned)
+    return Plan(counts, parameters, steps, stages, unplanned, tuple(walked.taken))
 
 
 class _DryRun(Run):
@@ -132,6 +135,7 @@ class _DryRun(Run):
     def __init__(self, path: Path, recipe: Recipe, redo: frozenset[str]) -> None:
         super().__init__(path, recipe, redo)
         self.done: dict[str, bool] = {}
+        self.taken: list[str] = []
 
     def step(
         self,
@@ -143,10 +147,15 @@ class _DryRun(Run):
         files: tuple[Path, ...] = (),
     ) -> FinishedStep:
         """The step as it stands, or as it would be named: only what is made from finished steps can be done."""
-        self.done[name] = all(self.done[step.name] for step in inputs) and self.is_done(name, settings, inputs, files)
         counted = self.counted(name, settings, inputs)
+        ready = all(self.done[step.name] for step in inputs)
+        self.done[name] = ready and self.is_done(name, settings, inputs, files)
         if self.done[name]:
             return replace(self.finished(name), counted=counted)
+        if ready and (other := self.elsewhere(name, counted, contents_of(inputs, files))):
+            self.done[name] = True
+            self.taken.append(name)
+            return replace(Run(other, self.recipe).finished(name), counted=counted)
         return FinishedStep(name, self.path / name, counted.now, {}, counted=counted)
 
 

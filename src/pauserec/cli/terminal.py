@@ -56,11 +56,11 @@ def show_examples(out: Path) -> None:
             console.print(Text(f"  {place}. {title}"))
 
 
-def show_plan(recipe: "Recipe", out: Path, redo: tuple[str, ...]) -> None:
+def show_plan(recipe: "Recipe", out: Path, redo: tuple[str, ...], reuse: tuple[Path, ...]) -> None:
     from pauserec.cli.plan import make_plan
 
     quiet_libraries()
-    plan = make_plan(recipe, out, redo)
+    plan = make_plan(recipe, out, redo, reuse)
     console.print(Text(recipe.dump()))
     if plan.stages:
         console.print(plan.table())

@@ -147,27 +147,30 @@ class Run:
     def _why_missing(self, name: str, counted: Fingerprint, contents: dict[str, str]) -> str:
         """As `_why_again`, after a look into the other run folders."""
         why = self._why_again(name, counted, contents)
-        if why and name not in self._redo:
-            for other in self.reuse:
-                if self._take_over(other, name, counted, contents):
-                    return ""
+        if why and (other := self.elsewhere(name, counted, contents)):
+            self._take_over(other, name)
+            return ""
         return why
 
-    def _take_over(self, other: Path, name: str, counted: Fingerprint, contents: dict[str, str]) -> bool:
-        """Copy a finished step of another run folder, its hashes checked, if it is the same."""
-        manifest = Run(other, self.recipe)._manifest(name)
-        if manifest is None or not counted.known(manifest["fingerprint"], first_rule="made_by" not in manifest):
-            return False
-        if not agree(manifest.get("inputs"), contents):
-            return False
-        verify(other / name, manifest["files"])
+    def elsewhere(self, name: str, counted: Fingerprint, contents: Mapping[str, str]) -> Path | None:
+        """The run folder to reuse that has the same step finished, if one has and it is not to be done again."""
+        for other in self.reuse if name not in self._redo else ():
+            manifest = Run(other, self.recipe)._manifest(name)
+            if manifest is None or not counted.known(manifest["fingerprint"], first_rule="made_by" not in manifest):
+                continue
+            if agree(manifest.get("inputs"), contents):
+                return other
+        return None
+
+    def _take_over(self, other: Path, name: str) -> None:
+        """Copy a finished step of another run folder, its hashes checked."""
+        verify(other / name, read_json(other / name / MANIFEST)["files"])
         partial = self.path / f"{name}.partial"
         _remove(partial, marks=(STARTED, MANIFEST))
         shutil.copytree(other / name, partial, ignore=lambda _, names: {MANIFEST} & set(names))
         write_atomically(partial / MANIFEST, (other / name / MANIFEST).read_bytes())
         self._publish(name)
         self.log(name, event="taken over", run=str(other))
-        return True
 
     def finished(self, name: str) -> FinishedStep:
         """A finished step, its files verified against the manifest. Raises RunError."""

@@ -109,6 +109,7 @@ def read_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
             "to train anew"
         ) from None
     state = torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu")
+    state = _renamed(state, module, optimizer, by_name=is_sharded(module))
     if is_sharded(module):
         load_optimizer_state(module, optimizer, state)
     else:
@@ -129,6 +130,26 @@ def load_trained(module: nn.Module, path: Path) -> None:
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             copy_full(parameter, saved[name])
+
+
+def _renamed(
+    state: dict[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer, *, by_name: bool
+) -> dict[str, Any]:
+    """An optimizer's state with parameters by name, as sharded training keeps it, or by number, as other training does.
+
+    So a stage goes on where its `sharding` changed in between.
+    """
+    if by_name == any(isinstance(parameter, str) for group in state["param_groups"] for parameter in group["params"]):
+        return state
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    ordered = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    other: dict[Any, Any] = dict(enumerate(ordered)) if by_name else {name: n for n, name in enumerate(ordered)}
+    return {
+        "state": {other[key]: value for key, value in state["state"].items()},
+        "param_groups": [
+            group | {"params": [other[parameter] for parameter in group["params"]]} for group in state["param_groups"]
+        ],
+    }
 
 
 def _random_file() -> str:
