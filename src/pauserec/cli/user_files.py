@@ -1,28 +1,29 @@
 """Histories in, recommendations out: the files of `pauserec recommend`."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import orjson
 import polars as pl
 
 from pauserec.config import Columns, DataConfig
 from pauserec.data.dataset import REPORT
-from pauserec.data.raw.clean import BadValueError, clean_id, clean_order, clean_time
+from pauserec.data.raw.chunks import Row
+from pauserec.data.raw.clean import BadValueError, clean_id, respelt
+from pauserec.data.raw.columns import clean_orders
 from pauserec.data.raw.layouts import EventLayout, open_like_events
 from pauserec.data.raw.order import choose_order
 from pauserec.data.raw.rows import Table
-from pauserec.data.sequences import in_order, times
+from pauserec.data.raw.times import decide, parse_times
+from pauserec.data.sequences import in_order
 from pauserec.errors import DataError
 from pauserec.records import Recommendations
 from pauserec.runs.files import parquet, read_json, same_file, write_atomically
 from pauserec.runs.folder import Run
 
 COLUMNS = ("user_id", "item_id")
-Value = TypeVar("Value")
 
 
 def read(history: str | None, users: Path | None, data: DataConfig | None = None) -> tuple[list[str], list[list[str]]]:
@@ -47,19 +48,17 @@ def read(history: str | None, users: Path | None, data: DataConfig | None = None
         raise DataError(f"--users {users} lacks {', '.join(missing)}: it has {', '.join(table.columns)}")
     names: dict[str, None] = {}
     rows: list[_Row] = []
-    for row in table.rows([*columns, layout.order, layout.timestamp]):
+    for _, row in table.rows([*columns, layout.order, layout.timestamp]):
         try:
             if row.problem:
                 raise BadValueError(row.problem)
-            name = clean_id(row.values[0])[0]
-            items = row.values[1] if isinstance(row.values[1], list) else [row.values[1]]
-            chosen = [clean_id(item)[0] for item in items if _given(item)]
+            name, found = _events(row, data)
         except BadValueError as error:
             raise _bad(users, row.line, str(error)) from None
         names[name] = None
-        if chosen:
-            order, moment = _value(clean_order, row.values[2]), _value(_time, row.values[3])
-            rows.append(_Row(name, chosen, row.line, *order, *moment))
+        rows += found
+    if not names:
+        raise DataError(f"--users {users} has no rows below its header: give one for each user or event")
     histories: dict[str, list[str]] = {name: [] for name in names}
     for named in _sorted(users, rows, layout, data, has_time=layout.timestamp in table.columns):
         histories[named.user] += named.items
@@ -67,60 +66,74 @@ def read(history: str | None, users: Path | None, data: DataConfig | None = None
 
 
 class _Row(NamedTuple):
-    """A row that names items, as it was read: what is wrong with its order or time ("" if nothing) may not matter."""
+    """Items of a user that stand at one place: of a row, or one of a list that has a list of times or orders beside it."""
 
     user: str
     items: list[str]
     line: int
-    order: int | float | None
-    order_problem: str
-    time: int | None
-    time_problem: str
+    order: Any
+    time: Any
+
+
+def _events(row: Row, data: DataConfig) -> tuple[str, list[_Row]]:
+    """The user of a row, and what it names. Raises BadValueError."""
+    name = _id(row.values[0], data)
+    _, items, order, moment = row.values
+    if not isinstance(items, list):
+        return name, [_Row(name, [_id(items, data)], row.line, order, moment)] if _given(items) else []
+    beside = {what: given for what, given in (("orders", order), ("times", moment)) if isinstance(given, list)}
+    for what, given in beside.items():
+        if len(given) != len(items):
+            raise BadValueError(f"{len(items)} items beside {len(given)} {what}")
+    if not beside:
+        chosen = [_id(item, data) for item in items if _given(item)]
+        return name, [_Row(name, chosen, row.line, order, moment)] if chosen else []
+    orders, moments = (given if isinstance(given, list) else [given] * len(items) for given in (order, moment))
+    return name, [
+        _Row(name, [_id(item, data)], row.line, one, other)
+        for item, one, other in zip(items, orders, moments, strict=True)
+        if _given(item)
+    ]
+
+
+def _id(value: Any, data: DataConfig) -> str:
+    text = clean_id(value, data.missing_words)[0]
+    return str(respelt(pl.Series([text]), data.ids)[0]) if data.ids else text
 
 
 def _sorted(users: Path, rows: list[_Row], layout: EventLayout, data: DataConfig, has_time: bool) -> Iterator[_Row]:
     """The rows in the order in which a run takes events; a list has its first item's place. Raises DataError."""
-    columns = list(zip(*rows, strict=True)) or [()] * len(_Row._fields)
-    names, items, lines, orders, order_problems, moments, time_problems = columns
-    first = [chosen[0] for chosen in items]
-    chosen = choose_order(layout, names, first, orders, order_problems, moments, has_time=has_time)
-    chosen.say(users, layout)
-    key: Sequence[int | float | None] = lines
-    problems = [""] * len(rows)
-    if chosen.by == "order":
-        key, problems = orders, [row.order_problem or "missing order" * (row.order is None) for row in rows]
-    elif chosen.by == "timestamp":
-        key, problems = moments, list(time_problems)
-    for row, problem in zip(rows, problems, strict=True):
-        if problem:
-            raise _bad(users, row.line, problem)
+    missing = data.missing_words
+    orders = clean_orders([row.order for row in rows], len(rows), missing)
+    parsed = parse_times([row.time for row in rows], len(rows), missing, data.time.format)
+    times, _ = decide(parsed, data.time, relative=False, single=False)
     events = pl.DataFrame(
         {
-            "user_id": pl.Series(names, dtype=pl.String),
-            "item_id": pl.Series(first, dtype=pl.String),
-            "time": times(key),
-            "line": pl.Series(lines, dtype=pl.Int64),
+            "user_id": pl.Series([row.user for row in rows], dtype=pl.String),
+            "item_id": pl.Series([row.items[0] for row in rows], dtype=pl.String),
+            "order": orders.value,
+            "order_problem": orders.problem,
+            "line": pl.Series([row.line for row in rows], dtype=pl.Int64),
             "row": pl.Series(range(len(rows)), dtype=pl.Int64),
         }
-    )
+    ).hstack(times)
+    chosen = choose_order(layout, events, has_time=has_time)
+    chosen.say(users, layout)
+    if chosen.by == "order":
+        none = pl.when(pl.col("order").is_null()).then(pl.lit("missing order"))
+        events = events.with_columns(pl.coalesce("order_problem", none).alias("problem"), pl.col("order").alias("time"))
+    elif chosen.by == "timestamp":
+        events = events.with_columns(pl.col("time_problem").alias("problem"))
+    else:
+        events = events.with_columns(pl.lit(None, dtype=pl.String).alias("problem"), pl.col("line").alias("time"))
+    for line, problem in events.filter(pl.col("problem").is_not_null()).select("line", "problem").iter_rows():
+        raise _bad(users, line, problem)
     for place in in_order(events, data.ties)["row"].to_list():
         yield rows[place]
 
 
 def _bad(users: Path, line: int, problem: str) -> DataError:
     return DataError(f"--users {users}, line {line}: {problem}; mend or remove the line")
-
-
-def _value(clean: Callable[[Any], Value], value: Any) -> tuple[Value | None, str]:
-    """A cleaned value, and what is wrong with it ("" if nothing)."""
-    try:
-        return clean(value), ""
-    except BadValueError as error:
-        return None, str(error)
-
-
-def _time(value: Any) -> int:
-    return clean_time(value, time.time_ns())[0]
 
 
 def data_as_read(run: Run) -> DataConfig:

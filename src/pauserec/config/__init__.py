@@ -13,15 +13,13 @@ from pauserec.config.baselines import (
     SequentialSettings,
     TigerConfig,
 )
+from pauserec.config.data import Columns, DataConfig, IdRule, ItemColumns, TimeConfig
 from pauserec.config.evaluation import CheckpointRow, CooccurrenceSettings, EvaluatedRow, EvaluationConfig
 from pauserec.config.recipe import RECIPES, Recipe, shipped_recipes
 from pauserec.config.settings import (
-    Columns,
-    DataConfig,
     DecodingConfig,
     EmbedderConfig,
     EntryWords,
-    ItemColumns,
     ModelConfig,
     PromptConfig,
     QuantizerConfig,
@@ -60,6 +58,7 @@ __all__ = [
     "Gru4recConfig",
     "HgnConfig",
     "HstuConfig",
+    "IdRule",
     "ImplicitSftConfig",
     "ItemColumns",
     "LanguageTraining",
@@ -78,6 +77,7 @@ __all__ = [
     "SftConfig",
     "Stage",
     "TigerConfig",
+    "TimeConfig",
     "TrainingSettings",
     "ValidatedSettings",
     "shipped_recipes",

@@ -8,11 +8,11 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from pauserec.config.baselines import Baseline, TigerConfig
+from pauserec.config.data import DataConfig
 from pauserec.config.evaluation import EvaluationConfig
 from pauserec.config.overrides import apply_override, choose_source, explain, replaced
 from pauserec.config.settings import (
     NAME,
-    DataConfig,
     DecodingConfig,
     EmbedderConfig,
     ModelConfig,

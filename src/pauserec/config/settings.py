@@ -81,60 +81,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**31 - 16)]
 """What NumPy, torch and faiss all take; k-means adds the level to it."""
 
 
-class Columns(Settings):
-    """Names of the columns of the interactions file."""
-
-    user: str = "user_id"
-    """Column with the user id (text)."""
-    item: str = "item_id"
-    """Column with the item id (text)."""
-    timestamp: str | None = "timestamp"
-    """Column with seconds (or milli-, micro-, nanoseconds) since 1970 or ISO 8601; null if there is none."""
-    order: str | None = Field(default="auto", json_schema_extra=counts_as("order"))
-    """Column with the event's position in its user's history, which then counts before the timestamp; null if there is none.
-    `auto` takes a column `order` where the file has no time, or where it proves to be such a position."""
-
-
-class ItemColumns(Settings):
-    """Names of the columns of the items file. Of several names, the first that is not empty in a row counts."""
-
-    item: str = "item_id"
-    """Column with the item id (text)."""
-    title: tuple[str, ...] = ("title_clean", "title", "pseudo_title")
-    """Columns with the title."""
-    categories: tuple[str, ...] = ("category_path", "categories")
-    """Columns with categories: a list, a list of paths (the first counts), or text parted by `category_separator`."""
-
-
-class DataConfig(Settings):
-    """Raw logs and how they become histories."""
-
-    source: str = "ml-100k"
-    """A known data set (`pauserec assets list`), or a folder: `interactions.*` and `items.*`, RecBole's or Amazon's files."""
-    interactions: str | None = None
-    """Path of the interactions file, instead of `source`."""
-    items: str | None = None
-    """Path of the items file, beside `interactions`. Without one, items have no text."""
-    format: Literal["auto", "table", "recbole", "amazon2014", "amazon2023"] = "auto"
-    """Layout of the files; `auto` goes by file name and columns."""
-    columns: Columns = Columns()
-    """Columns of the interactions file."""
-    item_columns: ItemColumns = ItemColumns()
-    """Columns of the items file."""
-    delimiter: str | None = None
-    """Column delimiter of text tables; null finds it from the header."""
-    category_separator: str = " > "
-    """Parts a category path that is given as text."""
-    min_interactions: int = Field(default=5, ge=1)
-    """k of k-core filtering: items and users with fewer events are dropped, repeatedly."""
-    ties: Literal["hash", "file"] = "hash"
-    """Order of events with equal time: by a fixed hash of user and item, or as in the file."""
-    repeats: Literal["first", "keep"] = "first"
-    """Of several events of one user with one item, keep the first or all."""
-    max_title_chars: int = Field(default=512, ge=8)
-    """Longer titles are cut."""
-
-
 class EmbedderConfig(Settings):
     """What an item's vector is made of before it is quantized."""
 

@@ -44,7 +44,7 @@ def check(config: DataConfig, quarantine: Path) -> CheckReport:
     raw = read_raw(config)
     histories = build_histories(raw.events, config.min_interactions, config.ties, config.repeats)
     try:
-        write_quarantine(quarantine, raw.quarantine)
+        write_quarantine(quarantine, raw.left_out)
     except OSError as error:
         raise DataError(f"cannot write {quarantine} ({error.strerror}): choose another quarantine file") from None
     items = None if raw.without_text else raw.item_counts

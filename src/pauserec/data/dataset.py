@@ -6,7 +6,7 @@ quarantine.jsonl and report.json.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,13 +44,13 @@ def prepare(config: DataConfig, *, out: Path, log: Callable[..., None]) -> dict[
         "users": len(dataset.users),
         "items": len(dataset.items),
         "interactions": dataset.interactions,
-        "quarantined": len(raw.quarantine),
+        "quarantined": raw.left_out.height,
         "fingerprint": dataset.fingerprint,
         "ties": tie_rule(raw, config),
     }
     out.mkdir(parents=True, exist_ok=True)
     _write_tables(dataset, out)
-    write_quarantine(out / QUARANTINE, raw.quarantine)
+    write_quarantine(out / QUARANTINE, raw.left_out)
     write_atomically(out / REPORT, orjson.dumps(report | summary, option=orjson.OPT_INDENT_2))
     log(event="prepared", **summary)
     return summary
@@ -110,9 +110,9 @@ def load_dataset(path: Path) -> Dataset:
         return Dataset(
             items=tuple(Item(item_id, title, tuple(labels)) for item_id, title, labels in entries),
             users=tuple(histories["user_id"].to_list()),
-            sequences=tuple(np.array(row, dtype=np.int64) for row in histories["items"].to_list()),
+            sequences=_cut(histories["items"].explode(), histories["items"].list.len()),
             fingerprint=str(fingerprint),
-            days=_days(histories),
+            days=_cut(histories["day"].explode(), histories["day"].list.len()) if "day" in histories.columns else None,
         )
     except (OSError, PolarsError, PanicException, orjson.JSONDecodeError, KeyError, TypeError) as error:
         kind = type(error).__name__
@@ -160,25 +160,34 @@ def _number(events: pl.DataFrame, items: dict[str, Item]) -> Dataset:
     """Number the items in the order of a hash of their ids, so that numbers carry no information."""
     catalogue = sorted(events["item_id"].unique().to_list(), key=lambda item_id: (id_hash(item_id), item_id))
     numbers = pl.DataFrame({"item_id": catalogue, "number": np.arange(len(catalogue), dtype=np.int64)})
-    numbered = events.join(numbers, on="item_id", how="left", maintain_order="left")
+    columns = [name for name in ("user_id", "item_id", "day") if name in events.columns]
+    numbered = events.select(columns).join(numbers, on="item_id", how="left", maintain_order="left").drop("item_id")
     if "day" not in numbered.columns:
         numbered = numbered.with_columns(day=pl.lit(None, dtype=pl.Int64))
-    grouped = numbered.group_by("user_id", maintain_order=True).agg("number", pl.col("day").fill_null(-1))
-    users = grouped["user_id"].to_list()
-    sequences = [np.array(row, dtype=np.int64) for row in grouped["number"].to_list()]
-    entries = [items[item_id] for item_id in catalogue]
-    fingerprint = _fingerprint(entries, users, sequences)
-    return Dataset(tuple(entries), tuple(users), tuple(sequences), fingerprint, _days(grouped))
+    users = numbered["user_id"].rle().struct.unnest()
+    sequences = _cut(numbered["number"], users["len"])
+    days = numbered["day"].fill_null(-1)
+    dated = _cut(days, users["len"]) if bool((days >= 0).any()) else None
+    entries = tuple(items[item_id] for item_id in catalogue)
+    names = tuple(users["value"].to_list())
+    return Dataset(entries, names, sequences, _fingerprint(entries, names, sequences), dated)
 
 
-def _days(histories: pl.DataFrame) -> tuple[IntArray, ...] | None:
-    """Days of every history's events; None where no event has one."""
-    if "day" not in histories.columns or not (histories["day"].explode() >= 0).any():
-        return None
-    return tuple(np.array(row, dtype=np.int64) for row in histories["day"].to_list())
+def _cut(column: pl.Series, lengths: pl.Series) -> tuple[IntArray, ...]:
+    """A column of all users as an array of each."""
+    values = column.to_numpy().astype(np.int64)
+    return tuple(np.split(values, np.cumsum(lengths.to_numpy())[:-1])) if len(lengths) else ()
 
 
-def _fingerprint(items: list[Item], users: list[str], sequences: list[np.ndarray[Any, np.dtype[np.int64]]]) -> str:
+def _uncut(arrays: Sequence[IntArray]) -> pl.Series:
+    """Arrays as a column of lists."""
+    lengths = np.fromiter((len(array) for array in arrays), dtype=np.int64, count=len(arrays))
+    flat = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int64)
+    frame = pl.DataFrame({"row": np.repeat(np.arange(len(arrays)), lengths), "value": flat})
+    return frame.group_by("row", maintain_order=True).agg("value")["value"]
+
+
+def _fingerprint(items: Sequence[Item], users: Sequence[str], sequences: Sequence[IntArray]) -> str:
     digest = hashlib.sha256()
     for item in items:
         digest.update(orjson.dumps([item.item_id, item.title, item.categories]) + b"\n")
@@ -194,12 +203,7 @@ def _write_tables(dataset: Dataset, out: Path) -> None:
         pl.Series("categories", [list(item.categories) for item in dataset.items], dtype=pl.List(pl.String)),
     ]
     write_table(out / ITEMS, pl.DataFrame(columns))
-    histories: dict[str, Any] = {
-        "user_id": list(dataset.users),
-        "items": [sequence.tolist() for sequence in dataset.sequences],
-    }
-    schema: dict[str, Any] = {"user_id": pl.String, "items": pl.List(pl.Int64)}
+    histories = {"user_id": pl.Series(dataset.users, dtype=pl.String), "items": _uncut(dataset.sequences)}
     if dataset.days is not None:
-        histories["day"] = [days.tolist() for days in dataset.days]
-        schema["day"] = pl.List(pl.Int64)
-    write_table(out / HISTORIES, pl.DataFrame(histories, schema=schema))
+        histories["day"] = _uncut(dataset.days)
+    write_table(out / HISTORIES, pl.DataFrame(histories))

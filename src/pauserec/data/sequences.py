@@ -1,7 +1,6 @@
 """Interactions -> sequences: order, repeats, k-core."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,23 +37,26 @@ def build_histories(
     events: columns user_id, item_id, time, line, and day if it is known. k: least events per item and per user (k-core).
     """
     events = in_order(events, ties)
-    moment = pl.struct("user_id", "time")
-    tied = events.height - events.select(moment).n_unique()
+    tied = int((_same_as_before(events, "user_id") & _same_as_before(events, "time")).sum())
     before = events.height
     if repeats == "first":
         events = events.filter(pl.struct("user_id", "item_id").is_first_distinct())
     repeated = before - events.height
-    inside = k_core(_numbers(events["user_id"]), _numbers(events["item_id"]), k)
-    core = events.filter(pl.Series(inside, dtype=pl.Boolean))
-    long = core.filter(pl.len().over("user_id") >= SHORTEST)
-    short = core["user_id"].n_unique() - long["user_id"].n_unique()
+    users, items = numbered(events["user_id"]), numbered(events["item_id"])
+    core = k_core(users, items, k)
+    long = core.copy()
+    if core.any():
+        long &= np.bincount(users[core], minlength=int(users.max()) + 1)[users] >= SHORTEST
+    short = len(np.unique(users[core])) - len(np.unique(users[long]))
     # a k below three may have lost items' events with the short users: filter what is left once more
-    left = long.filter(
-        pl.Series(k_core(_numbers(long["user_id"]), _numbers(long["item_id"]), k, SHORTEST), dtype=pl.Boolean)
-    )
-    kept = [name for name in ("user_id", "item_id", "day") if name in left.columns]
-    outside = events.height - core.height + long.height - left.height
-    return Histories(left.select(kept), tied, repeated, outside, short)
+    kept = np.flatnonzero(long)
+    kept = kept[k_core(users[kept], items[kept], k, SHORTEST)]
+    left = events.select(name for name in ("user_id", "item_id", "day") if name in events.columns)[kept]
+    return Histories(left, tied, repeated, events.height - left.height - int((core & ~long).sum()), short)
+
+
+def _same_as_before(events: pl.DataFrame, column: str) -> pl.Series:
+    return (events[column] == events[column].shift()).fill_null(value=False)
 
 
 def k_core(users: IntArray, items: IntArray, k: int, shortest: int = 1) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -87,18 +89,25 @@ def in_order(events: pl.DataFrame, ties: Literal["hash", "file"]) -> pl.DataFram
     """
     if ties == "file":
         return events.sort("user_id", "time", "line")
-    tied = events.select(pl.struct("user_id", "time").is_duplicated()).to_series().to_list()
-    pairs = zip(events["user_id"].to_list(), events["item_id"].to_list(), tied, strict=True)
-    hashes = [id_hash(user, item) if is_tied else b"" for user, item, is_tied in pairs]
-    hashed = events.with_columns(pl.Series("hash", hashes, dtype=pl.Binary))
-    return hashed.sort("user_id", "time", "hash", "item_id", "line").drop("hash")
+    # numbers sort faster than text
+    ranked = pl.Series("user", numbered(events["user_id"], ordered=True))
+    events = events.with_columns(ranked).sort("user", "time").drop("user")
+    before = _same_as_before(events, "user_id") & _same_as_before(events, "time")
+    tied = before | before.shift(-1).fill_null(value=False)
+    if not tied.any():
+        return events
+    pairs = events.filter(tied).select("user_id", "item_id").iter_rows()
+    hashes = pl.Series([id_hash(user, item) for user, item in pairs], dtype=pl.Binary)
+    places = tied.arg_true()
+    inside = events.filter(tied).with_columns(hashes.alias("hash"))
+    inside = inside.sort("user_id", "time", "hash", "item_id", "line").drop("hash")
+    order = pl.int_range(events.height, dtype=pl.UInt32, eager=True)
+    apart = events.filter(~tied).with_columns(order.filter(~tied).alias("place"))
+    return pl.concat([apart, inside.with_columns(places.alias("place"))]).sort("place").drop("place")
 
 
-def times(values: Sequence[int | float | None]) -> pl.Series:
-    """What events are sorted by: whole numbers where all are, so that none loses digits."""
-    whole = all(isinstance(value, int) for value in values if value is not None)
-    return pl.Series("time", values, dtype=pl.Int64 if whole else pl.Float64, strict=False)
-
-
-def _numbers(ids: pl.Series) -> IntArray:
-    return ids.rank("dense").to_numpy().astype(np.int64) - 1 if len(ids) else np.zeros(0, dtype=np.int64)
+def numbered(ids: pl.Series, *, ordered: bool = False) -> IntArray:
+    """Numbers from 0 for ids, equal for equal ones. ordered: in the order of the ids."""
+    known = ids.unique().sort() if ordered else ids.unique()
+    numbers = pl.DataFrame({"id": known, "number": np.arange(len(known), dtype=np.int64)})
+    return ids.alias("id").to_frame().join(numbers, on="id", how="left", maintain_order="left")["number"].to_numpy()

@@ -1,8 +1,11 @@
 """Every class of bad input ends as accepted, repaired or quarantined with its line and reason."""
 
+import bz2
 import gzip
 import json
+import lzma
 import time
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -201,10 +204,19 @@ def test_a_wrong_delimiter_names_the_columns_found(tmp_path: Path) -> None:
         read(tmp_path, HEADER + "u,a,1\n", delimiter=";")
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
-def test_other_encodings_are_refused_with_a_remedy(tmp_path: Path, encoding: str) -> None:
-    with pytest.raises(DataError, match="iconv"):
-        read(tmp_path, (HEADER + "u,a,1\n").encode(encoding))
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_a_mark_at_the_beginning_names_the_encoding(tmp_path: Path, encoding: str) -> None:
+    raw = read(tmp_path, (HEADER + "José,a,1\n").encode(encoding))
+    assert raw.events["user_id"].to_list() == ["José"]
+
+
+def test_other_encodings_are_refused_with_a_remedy_or_named_by_the_recipe(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='data.encoding="utf-16-le", or convert it with iconv'):
+        read(tmp_path, (HEADER + "u,a,1\n").encode("utf-16-le"))
+    for encoding in ("utf-16-le", "windows-1252"):
+        events = (HEADER + "José,a,1\n").encode(encoding)
+        raw = read(tmp_path, events, TITLES.encode(encoding), encoding=encoding)
+        assert raw.events["user_id"].to_list() == ["José"]
 
 
 def test_a_line_that_is_not_utf8(tmp_path: Path) -> None:
@@ -293,6 +305,16 @@ def test_columns_are_mapped_by_the_recipe(tmp_path: Path) -> None:
     assert raw.events.row(0)[:2] == ("u", "a")
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_files_are_read_as_they_are(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    assert read(tmp_path, pack((HEADER + "u,a,1\n").encode())).counts.accepted == 1
+
+
+def test_lines_may_end_in_a_carriage_return_alone(tmp_path: Path) -> None:
+    raw = read(tmp_path, (HEADER + "u,a,1\nu,b,2\n").replace("\n", "\r"))
+    assert raw.events["item_id"].to_list() == ["a", "b"]
+
+
 def test_damaged_gzip(tmp_path: Path) -> None:
     packed = gzip.compress((HEADER + "u,a,1\n" * 1000).encode())
     with pytest.raises(DataError, match="damaged or truncated gzip"):
@@ -322,12 +344,11 @@ def test_parquet_and_gzip_are_read_like_text(tmp_path: Path) -> None:
         ("x.csv.zip", b"PK\x03\x04rest", "zip archive: unpack it"),
         ("x.json", b'[\n{"user_id": 1}\n]', "one JSON array: write an object per line"),
         ("x.jsonl", b'{\n "user_id": 1\n}', "no line is a JSON object"),
-        ("x.csv.bz2", b"BZh9rest", "compressed by bzip2: unpack it"),
+        ("x.csv.bz2", b"BZh9rest", "damaged or truncated bzip2 file"),
         ("x.csv.zst", b"\x28\xb5\x2f\xfdrest", "compressed by zstd: unpack it"),
         ("x.feather", b"ARROW1rest", "write it as Parquet"),
         ("x.db", b"SQLite format 3", "write its table as CSV"),
         ("x.parquet", b"\x1f\x8brest", "compressed by gzip: unpack it"),
-        ("x.csv", b"user_id,item_id\ru,i\r", "carriage return alone"),
     ],
 )
 def test_archives_and_arrays_say_what_to_do(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -1,26 +1,44 @@
-"""Cleaning of single values: ids, text, categories, times. Pure functions; each says what it did in a word or two."""
+"""Cleaning of single values: ids, text, categories, numbers. Pure functions; each says what it did in a word or two."""
 
+import html
 import math
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
-MISSING_WORDS = frozenset({"", "nan", "null", "none", "nat", "<na>"})
-"""How tools write "no value" into text (compared in lower case)."""
+import orjson
+import polars as pl
+
+from pauserec.config import IdRule
+from pauserec.data.raw.json_lines import parse_literal
+
 EXACT_FLOAT = 2**53
 """Above this a float no longer holds every whole number."""
 MAX_CATEGORIES = 32
 MAX_ID_CHARS = 512
 _REMOVED = re.compile(r"[\ud800-\udfff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_UNITS = ((10**11, 10**9, "seconds"), (10**14, 10**6, "milliseconds"), (10**17, 10**3, "microseconds"))
 _MAX_NANOSECONDS = 2**63 - 1
+Markup = Literal["clean", "keep"]
+_SEPARATORS = (" > ", "|")
+"""Separators of labels that are found without a setting."""
+_ELEMENTS = (
+    "a|abbr|b|big|blockquote|body|br|center|code|dd|del|div|dl|dt|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|ins|"
+    "label|li|link|meta|nobr|ol|option|p|pre|script|select|small|span|strike|strong|style|sub|sup|table|tbody|td|textarea|"
+    "th|thead|title|tr|tt|u|ul|wbr"
+)
+_HIDDEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(rf"</?(?:{_ELEMENTS})(?:\s[^<>]*)?/?>|<!doctype[^<>]*>", re.IGNORECASE)
+_ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]*);", re.IGNORECASE)
 
 ID_MISSING = "missing id"
 TIME_MISSING, TIME_NEGATIVE, TIME_FUTURE = "missing timestamp", "negative timestamp", "future timestamp"
 TIME_BAD = "unreadable timestamp"
 ORDER_BAD = "unreadable order"
+MARKUP = "HTML removed"
 
 
 class BadValueError(ValueError):
@@ -31,11 +49,11 @@ class Float32(float):
     """A number from a column of single precision."""
 
 
-def clean_id(value: Any) -> tuple[str, str]:
+def clean_id(value: Any, missing: frozenset[str]) -> tuple[str, str]:
     """An id as text, and the repair it needed ("" if none).
 
     Whole numbers are written in digits (1 and "1" are one id; 1.0 from a float column too); text stays as it is, so
-    "01" and "1.0" are ids of their own. Raises BadValueError.
+    "01" and "1.0" are ids of their own. missing: words for "no value", in lower case. Raises BadValueError.
     """
     if isinstance(value, bytes):
         try:
@@ -44,7 +62,7 @@ def clean_id(value: Any) -> tuple[str, str]:
             raise BadValueError("id is not UTF-8") from None
     if isinstance(value, str):
         text = _REMOVED.sub("", value).strip()
-        if text.lower() in MISSING_WORDS:
+        if text.lower() in missing:
             raise BadValueError(ID_MISSING)
         if len(text) > MAX_ID_CHARS:
             raise BadValueError(f"id longer than {MAX_ID_CHARS} characters")
@@ -65,8 +83,25 @@ def clean_id(value: Any) -> tuple[str, str]:
     raise BadValueError("id is neither text nor a whole number")
 
 
-def clean_text(value: Any, max_chars: int) -> tuple[str, tuple[str, ...]]:
-    """Text on one line, and the repairs it needed. Scripts, emoji, combining marks and would-be control tokens stay."""
+def respelt(ids: pl.Series, rules: Sequence[IdRule]) -> pl.Series:
+    """Ids in the one spelling that `data.ids` gives them: without ".0", leading zeros, capital letters, or blanks."""
+    for rule in rules:
+        if rule == "decimal":
+            ids = ids.str.replace(r"^(-?[0-9]+)\.0+$", "${1}")
+        elif rule == "zeros":
+            ids = ids.str.replace(r"^0+([0-9])", "${1}")
+        elif rule == "case":
+            ids = ids.str.to_lowercase()
+        else:
+            ids = ids.str.replace_all(r"\s+", "")
+    return ids
+
+
+def clean_text(value: Any, max_chars: int, missing: frozenset[str], markup: Markup) -> tuple[str, tuple[str, ...]]:
+    """Text on one line, and the repairs it needed. Scripts, emoji, combining marks and would-be control tokens stay.
+
+    missing: words for "no value", in lower case: such a text is empty. markup: whether HTML elements and entities go.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "", ()
     repairs = []
@@ -76,85 +111,111 @@ def clean_text(value: Any, max_chars: int) -> tuple[str, tuple[str, ...]]:
     if not isinstance(value, str):
         value = str(value)
         repairs.append("number read as text")
+    if markup == "clean":
+        plain = unmarked(value)
+        if plain != value:
+            repairs.append(MARKUP)
+            value = plain
     text = _REMOVED.sub("", value)
     if len(text) < len(value):
         repairs.append("control characters removed")
     joined = " ".join(text.split())
     if joined != text:
         repairs.append("whitespace normalised")
+    if joined and joined.lower() in missing:
+        return "", (f"no value, written {joined!r}",)
     if len(joined) > max_chars:
         joined = joined[:max_chars].rstrip()
         repairs.append("text cut")
     return joined, tuple(repairs)
 
 
-def clean_categories(value: Any, separator: str, max_chars: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Labels from a list, the first path of a list of paths, or text parted by `separator`; and the repairs."""
+def unmarked(text: str) -> str:
+    """Text without HTML elements, and with its entities resolved. Other marks in angle brackets are text."""
+    if "<" in text:
+        bare = _TAG.sub(" ", _HIDDEN.sub(" ", text))
+        text = bare.strip() if bare != text else text
+    return html.unescape(text) if _ENTITY.search(text) else text
+
+
+def clean_categories(
+    value: Any, separator: str, max_chars: int, missing: frozenset[str], markup: Markup
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Labels from a list, the first path of a list of paths, a list written as text, or text parted by `separator`.
+
+    And the repairs. separator: "" parts nothing; the default also stands for others (`_SEPARATORS`) where it is not met.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return (), ()
     if isinstance(value, str):
-        entries: list[Any] = value.split(separator) if separator else [value]
-    elif isinstance(value, list | tuple):
-        paths = [entry for entry in value if isinstance(entry, list | tuple) and entry]
-        entries = list(paths[0]) if paths else [entry for entry in value if not isinstance(entry, list | tuple)]
-    else:
+        value = _list_in(value, separator)
+    if not isinstance(value, list | tuple):
         return (), ("categories of another type left out",)
+    paths = [entry for entry in value if isinstance(entry, list | tuple) and entry]
+    entries = list(paths[0]) if paths else [entry for entry in value if not isinstance(entry, list | tuple)]
     labels: list[str] = []
-    repaired = len(entries) > MAX_CATEGORIES
+    told: list[str] = ["categories cleaned"] if len(entries) > MAX_CATEGORIES else []
     for entry in entries[:MAX_CATEGORIES]:
-        label, repairs = clean_text(entry, max_chars)
+        label, repairs = clean_text(entry, max_chars, missing, markup)
         # The blanks around a separator are its own; anything else that changed is a repair.
-        repaired = repaired or any(repair != "whitespace normalised" for repair in repairs)
+        told += [
+            repair if repair == MARKUP or repair.startswith("no value") else "categories cleaned"
+            for repair in repairs
+            if repair != "whitespace normalised"
+        ]
         if label:
             labels.append(label)
-    return tuple(labels), ("categories cleaned",) if repaired else ()
+    return tuple(labels), tuple(dict.fromkeys(told))
 
 
-def clean_time(value: Any, now: int) -> tuple[int, str]:
-    """Nanoseconds since 1970 and the unit they came in: seconds, milliseconds, microseconds, nanoseconds or ISO 8601.
+def _list_in(text: str, separator: str) -> list[Any] | tuple[Any, ...]:
+    """A list written as text, or the parts of a text."""
+    if text.lstrip().startswith("[") and text.rstrip().endswith("]"):
+        with suppress(ValueError):
+            found = orjson.loads(text)
+            if isinstance(found, list):
+                return found
+        found = parse_literal(text, "[")
+        if isinstance(found, list):
+            return found
+    if separator == _SEPARATORS[0]:
+        separator = next((mark for mark in _SEPARATORS if mark in text), separator)
+    return text.split(separator) if separator else [text]
 
-    A number's unit is told by its size (below 1e11 seconds, then 1e14 ms, 1e17 us). `now` is in nanoseconds; times more
-    than a day after it are refused. ISO times without a zone are UTC. Raises BadValueError.
-    """
-    number: int | float
+
+def plain_number(value: Any, missing: frozenset[str]) -> int | float | str | datetime:
+    """A time as it is written: a number, a moment of a typed column, or text that is no number. Raises BadValueError."""
     value = _plain(value)
     if isinstance(value, str):
-        value = value.strip()
-        if value.isascii() and value.isdigit() and len(value) < 20:
-            number = int(value)
-        elif value.lower() in MISSING_WORDS:
+        text = value.strip()
+        if text.isascii() and text.isdigit() and len(text) < 20:
+            return int(text)
+        if text.lower() in missing:
             raise BadValueError(TIME_MISSING)
-        else:
-            try:
-                number = float(value) if len(value) < 40 else math.nan
-            except ValueError:
-                return _in_range(_iso(value), now), "ISO 8601"
-    elif value is None:
+        try:
+            value = float(text) if len(text) < 40 else math.inf
+        except ValueError:
+            return text
+        if math.isnan(value):
+            raise BadValueError(TIME_BAD)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         raise BadValueError(TIME_MISSING)
-    elif isinstance(value, datetime | date):
-        return _in_range(_nanoseconds(value), now), "ISO 8601"
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, datetime | date):
+        moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise BadValueError(TIME_BAD)
-    else:
-        number = value
-        if math.isnan(number):
-            raise BadValueError(TIME_MISSING)
-    if isinstance(number, float) and not math.isfinite(number):
-        raise BadValueError(TIME_BAD)
-    for limit, factor, unit in _UNITS:
-        if abs(number) < limit:
-            return _in_range(round(number * factor), now), unit
-    return _in_range(int(number), now), "nanoseconds"
+    return value
 
 
-def clean_order(value: Any) -> int | float | None:
+def clean_order(value: Any, missing: frozenset[str]) -> int | float | None:
     """A position as a number, or None where there is no value. Raises BadValueError."""
     value = _plain(value)
     if value is None:
         return None
     if isinstance(value, str):
         text = value.strip()
-        if text.lower() in MISSING_WORDS:
+        if text.lower() in missing:
             return None
         try:
             value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else float(text)
@@ -170,31 +231,20 @@ def clean_order(value: Any) -> int | float | None:
     return value
 
 
+def iso(text: str) -> int | None:
+    """Nanoseconds since 1970 of an ISO 8601 time, UTC unless it names a zone; None if it is none."""
+    for word in (" UTC", " GMT"):
+        text = text.removesuffix(word)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    gap = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return (gap.days * 86_400 + gap.seconds) * 10**9 + gap.microseconds * 1_000
+
+
 def _plain(value: Any) -> Any:
     """A database's decimal as a number of Python's own, whole where it is whole; anything else as it is."""
     if not isinstance(value, Decimal):
         return value
     return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
-
-
-def _iso(text: str) -> int:
-    try:
-        return _nanoseconds(datetime.fromisoformat(text))
-    except ValueError:
-        raise BadValueError(TIME_BAD) from None
-
-
-def _nanoseconds(value: date) -> int:
-    moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    gap = moment - _EPOCH
-    return (gap.days * 86_400 + gap.seconds) * 10**9 + gap.microseconds * 1_000
-
-
-def _in_range(nanoseconds: int, now: int) -> int:
-    if nanoseconds < 0:
-        raise BadValueError(TIME_NEGATIVE)
-    if nanoseconds > now + 86_400 * 10**9:
-        raise BadValueError(TIME_FUTURE)
-    return nanoseconds

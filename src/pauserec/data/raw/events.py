@@ -4,45 +4,46 @@ Every row read ends as accepted, repaired or quarantined, and the result does no
 (unless `data.ties = "file"` asks for it).
 """
 
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from dataclasses import dataclass
 
 import polars as pl
 
 from pauserec.config import DataConfig
-from pauserec.data.raw.clean import BadValueError, clean_id, clean_order, clean_time
+from pauserec.data.raw.chunks import Chunk
+from pauserec.data.raw.columns import clean_ids, clean_orders, missing_words
 from pauserec.data.raw.items import read_items
 from pauserec.data.raw.layouts import EventLayout, find_files, open_events, open_items
+from pauserec.data.raw.meeting import Meeting, meeting
 from pauserec.data.raw.order import Order, OrderedBy, choose_order
-from pauserec.data.raw.quarantine import Counts, Quarantined, quarantined
+from pauserec.data.raw.quarantine import Counts, Quarantined, as_rows, rejected
 from pauserec.data.raw.rows import Table
-from pauserec.data.sequences import times
+from pauserec.data.raw.times import DAY, FIRST_DAY, Clock, decide, parse_times
 from pauserec.records import Item
 
 DUPLICATE_EVENT, UNKNOWN_ITEM = "duplicate event", "unknown item"
 TIME_IGNORED = "timestamp left out (the order column counts)"
-DAY = 86_400 * 10**9
-"""Nanoseconds."""
-FIRST_DAY = 7305
-"""1990-01-01, in days since 1970: what reads as earlier is a position or a date in digits, right in its order alone."""
+PART = 2**40
+"""Lines that a part of a folder is counted as, so that the lines of later parts stand after its own."""
 
 
 @dataclass(frozen=True)
 class Raw:
     """Cleaned raw data.
 
-    events: columns user_id, item_id (text), time (int or float; nanoseconds, a position, or the line), line (int64).
-    items: by id. without_text: true when there was no items file.
+    events: columns user_id, item_id (text), time (int or float; nanoseconds, a position, or the line), line (int64; of the
+    n-th part of a folder n * PART later), day (int64, null where it is unknown). items: by id. left_out: file, line, reason
+    and raw of the quarantined rows. meeting: how the ids of the two files meet. without_text: there was no items file.
     """
 
     events: pl.DataFrame
     items: dict[str, Item]
     order: Order
+    clock: Clock
     counts: Counts
     item_counts: Counts
-    quarantine: list[Quarantined]
+    left_out: pl.DataFrame
+    meeting: Meeting | None
     without_text: bool
 
     @property
@@ -50,167 +51,167 @@ class Raw:
         """What `time` is."""
         return self.order.by
 
+    @property
+    def quarantine(self) -> list[Quarantined]:
+        """The quarantined rows."""
+        return as_rows(self.left_out)
+
 
 def read_raw(config: DataConfig) -> Raw:
     """Read and clean both files. Raises DataError if one cannot be used, AssetError for an unknown `data.source`."""
     events_path, items_path = find_files(config)
     events_table, event_layout = open_events(events_path, config)
-    quarantine: list[Quarantined] = []
     items: dict[str, Item] = {}
-    item_counts = Counts()
+    counts, item_counts = Counts(), Counts()
+    left_out: list[pl.DataFrame] = []
     if items_path is not None:
         items_table, item_layout = open_items(items_path, config)
-        items = read_items(items_table, item_layout, config, item_counts, quarantine)
-    counts = Counts()
-    known = None if items_path is None else items
-    events, order = _read_events(events_table, event_layout, known, counts, quarantine)
+        items = read_items(items_table, item_layout, config, item_counts, left_out)
+    read = _read(events_table, event_layout, config, counts)
+    events, clock, order = _timed(read, event_layout, config, has_time=event_layout.timestamp in events_table.columns)
     order.say(events_path, event_layout)
+    known = None if items_path is None else pl.Series(list(items), dtype=pl.String)
+    events = _mark(events, known, same_time=order.by != "file")
+    found = None
+    if known is not None and items_path is not None:
+        found = meeting(events.filter(pl.col("reason") == UNKNOWN_ITEM)["item_id"], known, events_path, items_path)
+    good = events.filter(pl.col("reason").is_null())
+    bad = pl.concat(
+        [
+            each.filter(pl.col("reason").is_not_null()).select("line", pl.col("reason").cast(pl.String))
+            for each in (read, events)
+        ]
+    ).sort("line")
+    counts.reasons.update(dict(bad["reason"].value_counts().iter_rows()))
+    left_out.append(rejected(events_table, _columns(event_layout), bad, PART))
+    _count(good, counts, clock, units=order.by == "timestamp")
     if items_path is None:
-        items = {item_id: Item(item_id) for item_id in events["item_id"].unique().to_list()}
-    return Raw(events, items, order, counts, item_counts, quarantine, items_path is None)
+        items = {item_id: Item(item_id) for item_id in good["item_id"].unique().to_list()}
+    kept = good.select("user_id", "item_id", "time", "line", "day")
+    return Raw(kept, items, order, clock, counts, item_counts, pl.concat(left_out), found, items_path is None)
 
 
-@dataclass
-class _Events:
-    """Columns of the interactions as they are read. A bad time waits: an order column may outweigh it."""
-
-    user: list[str] = field(default_factory=list)
-    item: list[str] = field(default_factory=list)
-    line: list[int] = field(default_factory=list)
-    repair: list[str] = field(default_factory=list)
-    order: list[int | float | None] = field(default_factory=list)
-    order_problem: list[str] = field(default_factory=list)
-    time: list[int | None] = field(default_factory=list)
-    time_problem: list[str] = field(default_factory=list)
-    unit: list[str] = field(default_factory=list)
+def _columns(layout: EventLayout) -> list[str | None]:
+    return [layout.user, layout.item, layout.timestamp, layout.order]
 
 
-def _read_events(
-    table: Table, layout: EventLayout, known: Iterable[str] | None, counts: Counts, quarantine: list[Quarantined]
-) -> tuple[pl.DataFrame, Order]:
-    columns = [layout.user, layout.item, layout.timestamp, layout.order]
-    read = _collect(table, columns, counts, quarantine)
-    has_time = layout.timestamp in table.columns
-    order = choose_order(layout, read.user, read.item, read.order, read.order_problem, read.time, has_time=has_time)
-    key, problems = _order_key(read, order.by)
-    ignored = [order.by == "order" and bool(problem) for problem in read.time_problem]
+def _read(table: Table, layout: EventLayout, config: DataConfig, counts: Counts) -> pl.DataFrame:
+    """All rows, their ids cleaned and their times and orders parsed."""
+    frames = [_parsed(Chunk.empty(4), 0, config, counts)]
+    for number, _, chunk in table.chunks(_columns(layout)):
+        frames.append(_parsed(chunk, number, config, counts))
+    counts.read = sum(frame.height for frame in frames)
+    return pl.concat(frames, how="vertical_relaxed", rechunk=False)
+
+
+def _parsed(chunk: Chunk, part: int, config: DataConfig, counts: Counts) -> pl.DataFrame:
+    missing, size = config.missing_words, len(chunk)
+    user, item = (clean_ids(values, size, missing, config.ids) for values in chunk.values[:2])
+    words: Counter[str] = Counter()
+    for values in chunk.values[:3]:
+        words += missing_words(values, missing)
+    for word, number in words.items():
+        if word:
+            counts.notes[f"no value, written {word!r}"] += number
+    order = clean_orders(chunk.values[3], size, missing)
+    when = chunk.values[2]
+    kinds = {pl.Duration: "relative", pl.Float32: "single"}
+    kind = next((name for dtype, name in kinds.items() if isinstance(when, pl.Series) and when.dtype == dtype), "")
     frame = pl.DataFrame(
-        {
-            "user_id": pl.Series(read.user, dtype=pl.String),
-            "item_id": pl.Series(read.item, dtype=pl.String),
-            "time": times(key),
-            "line": pl.Series(read.line, dtype=pl.Int64),
-            "day": pl.Series(
-                [None if t is None or t < FIRST_DAY * DAY else t // DAY for t in read.time], dtype=pl.Int64
-            ),
-            "reason": pl.Series(problems, dtype=pl.String),
-            "repair": pl.Series(read.repair, dtype=pl.String),
-            "ignored": pl.Series(ignored, dtype=pl.Boolean),
-            "unit": pl.Series(read.unit, dtype=pl.String),
-        }
+        [
+            (chunk.line + part * PART).alias("line"),
+            user.value.alias("user_id"),
+            item.value.alias("item_id"),
+            chunk.problem.alias("problem"),
+            user.problem.alias("user_problem"),
+            item.problem.alias("item_problem"),
+            chunk.repair.alias("row_repair"),
+            user.repair.alias("user_repair"),
+            item.repair.alias("item_repair"),
+            order.value.alias("order"),
+            order.problem.alias("order_problem"),
+            *parse_times(when, size, missing, config.time.format).get_columns(),
+        ]
     )
-    frame = _mark(frame, known, same_time=order.by != "file")
-    bad = frame.filter(pl.col("reason") != "")
-    if bad.height:
-        reasons = dict(zip(bad["line"].to_list(), bad["reason"].to_list(), strict=True))
-        # Their text was not kept in memory: read it again.
-        late = (row for row in table.rows(columns) if row.line in reasons)
-        quarantine.extend(quarantined(table.path, row, reasons[row.line]) for row in late)
-        counts.reasons.update(reasons.values())
-    good = frame.filter(pl.col("reason") == "")
-    _count(good, counts, units=order.by == "timestamp")
-    return good.select("user_id", "item_id", "time", "line", "day"), order
+    again = pl.col("item_repair") == pl.col("user_repair")
+    repairs = ["row_repair", "user_repair", pl.when(again.not_() | again.is_null()).then("item_repair")]
+    return frame.select(
+        "line",
+        "user_id",
+        "item_id",
+        pl.coalesce("problem", "user: " + pl.col("user_problem"), "item: " + pl.col("item_problem"))
+        .cast(pl.Categorical)
+        .alias("reason"),
+        pl.when(pl.any_horizontal(pl.col("row_repair", "user_repair", "item_repair").is_not_null()))
+        .then(pl.concat_str(repairs, separator="\n", ignore_nulls=True))
+        .cast(pl.Categorical)
+        .alias("repair"),
+        "order",
+        pl.col("order_problem").cast(pl.Categorical),
+        "whole",
+        "real",
+        "moment",
+        "time_text",
+        pl.col("time_problem").cast(pl.Categorical),
+        pl.lit(kind).cast(pl.Categorical).alias("kind"),
+    )
 
 
-def _order_key(read: _Events, by: OrderedBy) -> tuple[list[int | float | None], list[str]]:
-    """The value of each event that they are sorted by, and what is wrong with it ("" if nothing)."""
-    if by == "order":
-        pairs = zip(read.order, read.order_problem, strict=True)
-        return read.order, [problem or ("missing order" if value is None else "") for value, problem in pairs]
-    if by == "timestamp":
-        return list(read.time), read.time_problem
-    return list(read.line), [""] * len(read.line)
+def _timed(
+    read: pl.DataFrame, layout: EventLayout, config: DataConfig, *, has_time: bool
+) -> tuple[pl.DataFrame, Clock, Order]:
+    """The rows whose ids are good, with `time` as what they are sorted by, `day`, `reason`, `repair` and `ignored`."""
+    rows = read.filter(pl.col("reason").is_null())
+    kinds = set(rows["kind"].unique().cast(pl.String).to_list())
+    times, clock = decide(rows, config.time, relative="relative" in kinds, single="single" in kinds)
+    rows = rows.select("line", "user_id", "item_id", "repair", "order", "order_problem").hstack(times)
+    order = choose_order(layout, rows, has_time=has_time)
+    day = pl.when(pl.col("time") >= FIRST_DAY * DAY).then(pl.col("time") // DAY)
+    rows = rows.with_columns((pl.lit(None, dtype=pl.Int64) if clock.unit == "relative" else day).alias("day"))
+    ignored = pl.col("time_problem").is_not_null() if has_time and order.by == "order" else pl.lit(value=False)
+    reason: pl.Expr = pl.lit(None, dtype=pl.String)
+    if order.by == "order":
+        no_order = pl.when(pl.col("order").is_null()).then(pl.lit("missing order"))
+        reason = pl.coalesce(pl.col("order_problem").cast(pl.String), no_order)
+    elif order.by == "timestamp":
+        reason = pl.col("time_problem")
+    key = {"order": "order", "timestamp": "time", "file": "line"}[order.by]
+    columns = ["line", "user_id", "item_id", "repair", "is_number", "day"]
+    return (
+        rows.select(*columns, pl.col(key).alias("time"), ignored.alias("ignored"), reason.alias("reason")),
+        clock,
+        order,
+    )
 
 
-def _collect(table: Table, columns: list[str | None], counts: Counts, quarantine: list[Quarantined]) -> _Events:
-    read = _Events()
-    now = time.time_ns()
-    seen: dict[str, tuple[str, str]] = {}  # text ids repeat; numbers stay out, as 1 == 1.0 == True
-    for row in table.rows(columns):
-        counts.read += 1
-        try:
-            if row.problem:
-                raise BadValueError(row.problem)
-            user, user_repair = _id(row.values[0], "user", seen)
-            item, item_repair = _id(row.values[1], "item", seen)
-        except BadValueError as bad:
-            quarantine.append(quarantined(table.path, row, str(bad)))
-            counts.reasons[str(bad)] += 1
-            continue
-        read.user.append(user)
-        read.item.append(item)
-        read.line.append(row.line)
-        read.repair.append(_joined(row.repair, user_repair, item_repair))
-        moment, order, time_problem, order_problem, unit = None, None, "", "", ""
-        try:
-            moment, unit = clean_time(row.values[2], now)
-        except BadValueError as bad:
-            time_problem = str(bad) if columns[2] in table.columns else ""
-        try:
-            order = clean_order(row.values[3])
-        except BadValueError as bad:
-            order_problem = str(bad)
-        read.time.append(moment)
-        read.time_problem.append(time_problem)
-        read.unit.append(unit)
-        read.order.append(order)
-        read.order_problem.append(order_problem)
-    return read
-
-
-def _id(value: Any, kind: str, seen: dict[str, tuple[str, str]]) -> tuple[str, str]:
-    if isinstance(value, str) and value in seen:
-        return seen[value]
-    try:
-        result = clean_id(value)
-    except BadValueError as bad:
-        raise BadValueError(f"{kind}: {bad}") from None
-    if isinstance(value, str):
-        seen[value] = result
-    return result
-
-
-def _joined(*repairs: str) -> str:
-    return "\n".join(dict.fromkeys(repair for repair in repairs if repair))
-
-
-def _mark(frame: pl.DataFrame, known: Iterable[str] | None, same_time: bool) -> pl.DataFrame:
+def _mark(events: pl.DataFrame, known: pl.Series | None, *, same_time: bool) -> pl.DataFrame:
     """Fill `reason` for unknown items, then for all but one of events equal in user, item and time."""
     if known is not None:
-        unknown = ~pl.col("item_id").is_in(pl.Series(list(known), dtype=pl.String).implode())
-        frame = frame.with_columns(
-            pl.when((pl.col("reason") == "") & unknown).then(pl.lit(UNKNOWN_ITEM)).otherwise("reason").alias("reason")
-        )
+        unknown = pl.col("reason").is_null() & ~pl.col("item_id").is_in(known.implode())
+        events = events.with_columns(pl.when(unknown).then(pl.lit(UNKNOWN_ITEM)).otherwise("reason").alias("reason"))
     if not same_time:
-        return frame
-    # The row that needed no repair is the one kept, wherever it stands. Rows already marked must not shade good ones,
-    # so `reason` takes part in the comparison.
-    frame = frame.sort("repair", "ignored", "day", "unit", "line")
-    again = ~pl.struct("user_id", "item_id", "time", "reason").is_first_distinct()
-    return frame.with_columns(
-        pl.when((pl.col("reason") == "") & again).then(pl.lit(DUPLICATE_EVENT)).otherwise("reason").alias("reason")
-    ).sort("line")
+        return events
+    # The row that needed no repair is the one kept, wherever it stands. Rows already marked must not shade good ones.
+    same = pl.struct("user_id", "item_id", "time")
+    alike = events.filter(pl.col("reason").is_null()).filter(same.is_duplicated())
+    alike = alike.with_columns(pl.col("repair").cast(pl.String))
+    alike = alike.sort("repair", "ignored", "day", "line", nulls_last=False)
+    later = alike.filter(~same.is_first_distinct())["line"]
+    again = pl.when(pl.col("line").is_in(later.implode())).then(pl.lit(DUPLICATE_EVENT)).otherwise("reason")
+    return events.with_columns(again.alias("reason")) if len(later) else events
 
 
-def _count(good: pl.DataFrame, counts: Counts, units: bool) -> None:
-    repaired = good.filter((pl.col("repair") != "") | pl.col("ignored"))
-    for repairs in repaired["repair"].to_list():
-        counts.repairs.update(repair for repair in repairs.split("\n") if repair)
+def _count(good: pl.DataFrame, counts: Counts, clock: Clock, *, units: bool) -> None:
+    repaired = good.filter(pl.col("repair").is_not_null() | pl.col("ignored"))
+    classes = repaired["repair"].drop_nulls().cast(pl.String).str.split("\n").explode()
+    counts.repairs.update(dict(classes.value_counts().iter_rows()))
     if good["ignored"].any():
         counts.repairs[TIME_IGNORED] = int(good["ignored"].sum())
     if units:
-        for unit, number in good["unit"].value_counts().iter_rows():
-            counts.notes[f"timestamps in {unit}"] = number
+        number = int(good["is_number"].sum())
+        unit = clock.unit if clock.unit != "text" else "seconds"
+        told = {f"timestamps in {unit}": number, "timestamps in ISO 8601": good.height - number}
+        counts.notes.update({kind: rows for kind, rows in told.items() if rows})
     counts.repaired = repaired.height
     counts.accepted = good.height - repaired.height
     counts.quarantined = counts.read - good.height

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pauserec.assets import named
 from pauserec.config import Columns, DataConfig, ItemColumns
-from pauserec.data.raw.rows import Table, open_table
+from pauserec.data.raw.rows import Reading, Table, open_table
 from pauserec.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".jsonl", ".ndjson", ".json")
@@ -33,8 +33,6 @@ class ItemLayout:
     title: tuple[str, ...]
     categories: tuple[str, ...]
     separator: str
-    html: bool = False
-    """Whether titles and categories are HTML-escaped."""
 
 
 _TABLE = EventLayout("user_id", "item_id", "timestamp", "order")
@@ -44,7 +42,7 @@ _EVENTS: dict[LayoutName, EventLayout] = {
     "amazon2014": EventLayout("reviewerID", "asin", "unixReviewTime", None),
     "amazon2023": EventLayout("user_id", "parent_asin", "timestamp", None),
 }
-_AMAZON = ItemLayout("asin", ("title",), ("categories",), " > ", html=True)
+_AMAZON = ItemLayout("asin", ("title",), ("categories",), " > ")
 _ITEMS: dict[LayoutName, ItemLayout] = {
     "recbole": ItemLayout("item_id", ("title", "movie_title", "name"), ("categories", "class", "genre", "genres"), " "),
     "amazon2014": replace(_AMAZON, categories=("categories", "category")),
@@ -109,7 +107,7 @@ def open_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
 
 def open_like_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout]:
     """A file and what the recipe would call its columns, be they in it or not. Raises DataError."""
-    table = open_table(path, _known(config), config.delimiter, recbole=config.format == "recbole")
+    table = open_table(path, _known(config), _reading(config))
     default, given = Columns(), config.columns
     known = _EVENTS[_layout_name(table, config, given.item)]
     layout = EventLayout(
@@ -124,8 +122,7 @@ def open_like_events(path: Path, config: DataConfig) -> tuple[Table, EventLayout
 
 def open_items(path: Path, config: DataConfig) -> tuple[Table, ItemLayout]:
     """The items file and its columns. Raises DataError naming the columns found and those expected."""
-    literals = config.format in ("auto", "amazon2014")
-    table = open_table(path, _known(config), config.delimiter, literals, recbole=config.format == "recbole")
+    table = open_table(path, _known(config), _reading(config))
     name = _layout_name(table, config, config.item_columns.item)
     default, given, separator = ItemColumns(), config.item_columns, config.category_separator
     known = _ITEMS.get(name, ItemLayout(given.item, given.title, given.categories, separator))
@@ -142,6 +139,11 @@ def open_items(path: Path, config: DataConfig) -> tuple[Table, ItemLayout]:
     wanted = {"item": (layout.item,), **named}
     _require(table, {f"data.item_columns.{setting}": columns for setting, columns in wanted.items()})
     return table, layout
+
+
+def _reading(config: DataConfig) -> Reading:
+    recbole = config.format == "recbole"
+    return Reading(config.delimiter, config.encoding, config.quotes, config.escape, recbole=recbole)
 
 
 def _layout_name(table: Table, config: DataConfig, item_column: str) -> LayoutName:

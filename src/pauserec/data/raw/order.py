@@ -5,7 +5,6 @@ may be called `order` for another reason: shops number their purchases so.
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,6 @@ from typing import Literal
 import polars as pl
 
 from pauserec.data.raw.layouts import EventLayout
-from pauserec.data.sequences import times
 
 OrderedBy = Literal["order", "timestamp", "file"]
 OrderRule = Literal["named", "positions", "no positions", "only"]
@@ -54,33 +52,17 @@ class Order:
         warnings.warn(line, stacklevel=2)
 
 
-def choose_order(
-    layout: EventLayout,
-    users: Sequence[str],
-    items: Sequence[str],
-    orders: Sequence[int | float | None],
-    unreadable: Sequence[str],
-    moments: Sequence[int | None],
-    *,
-    has_time: bool,
-) -> Order:
+def choose_order(layout: EventLayout, events: pl.DataFrame, *, has_time: bool) -> Order:
     """What the events of a file are sorted by.
 
-    users, items, orders, moments (nanoseconds): a value per event. unreadable: what is wrong with an order, "" if nothing.
+    events: columns user_id, item_id, order (a number), order_problem (null if nothing is wrong) and time (nanoseconds).
     has_time: whether the file has a column of times.
     """
-    if all(order is None for order in orders) and not any(unreadable):
+    if events["order"].null_count() == events.height and events["order_problem"].null_count() == events.height:
         return Order("timestamp" if has_time else "file", "only")
-    if not has_time or all(moment is None for moment in moments):
+    if not has_time or events["time"].null_count() == events.height:
         return Order("order", "named" if layout.order_named else "only")
-    events = pl.DataFrame(
-        {
-            "user_id": pl.Series(users, dtype=pl.String),
-            "item_id": pl.Series(items, dtype=pl.String),
-            "order": times(orders),
-            "time": pl.Series(moments, dtype=pl.Int64),
-        }
-    ).sort("user_id", "order", "time", "item_id")
+    events = events.select("user_id", "item_id", "order", "time").sort("user_id", "order", "time", "item_id")
     falls = _falls(events)
     pairs, fallen = int(falls["pairs"].sum()), int(falls["falls"].sum())
     disagree = falls.filter(pl.col("falls") > 0).height

@@ -1,18 +1,24 @@
 """What becomes of a raw row: the counts, and the rows that were left out with their line and reason."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
+import polars as pl
 
-from pauserec.data.raw.rows import Row
+from pauserec.data.raw.lines import read_blocks
+from pauserec.data.raw.parquet_rows import shown
+from pauserec.data.raw.rows import Table
 from pauserec.runs.files import write_atomically
 
 RAW_CHARS = 500
 """Characters of a row's text that the quarantine file shows."""
+_SCHEMA = {"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String}
+DUPLICATES = frozenset({"duplicate event", "duplicate item"})
+"""Reasons that take nothing away: the row's content is kept elsewhere."""
 
 
 @dataclass
@@ -37,6 +43,11 @@ class Counts:
             for name, value in vars(self).items()
         }
 
+    @property
+    def lost(self) -> int:
+        """Rows left out that were no duplicates."""
+        return self.quarantined - sum(self.reasons[reason] for reason in DUPLICATES)
+
 
 @dataclass(frozen=True)
 class Quarantined:
@@ -48,13 +59,42 @@ class Quarantined:
     raw: str
 
 
-def quarantined(path: Path, row: Row, reason: str) -> Quarantined:
-    """The quarantine's record of one row."""
-    raw = row.raw[:RAW_CHARS].encode("utf-8", "backslashreplace").decode()
-    return Quarantined(path.name, row.line, reason, raw)
+def rejected(table: Table, wanted: Sequence[str | None], bad: pl.DataFrame, part_size: int) -> pl.DataFrame:
+    """The quarantine's record of rows: file, line, reason, raw. Their text is read again.
+
+    bad: columns line (of the n-th part n * part_size later) and reason.
+    """
+    found = [pl.DataFrame(schema=_SCHEMA)]
+    for number, part in enumerate(table.parts or (table,)):
+        own = bad.filter((pl.col("line") // part_size) == number)
+        if own.is_empty():
+            continue
+        own = own.with_columns(pl.col("line") % part_size, pl.col("reason").cast(pl.String)).sort("line")
+        raw = _texts(part, wanted, own["line"])
+        texts = raw.str.slice(0, RAW_CHARS)
+        found.append(own.select(pl.lit(part.path.name).alias("file"), "line", "reason", texts.alias("raw")))
+    return pl.concat(found)
 
 
-def write_quarantine(path: Path, rows: Iterable[Quarantined]) -> None:
+def _texts(part: Table, wanted: Sequence[str | None], lines: pl.Series) -> pl.Series:
+    """The text of rows by their lines, which are sorted."""
+    if part.kind == "parquet":
+        names = [name if name in part.columns else None for name in wanted]
+        return pl.Series(shown(part.path, names, lines.to_list()), dtype=pl.String)
+    found = []
+    for block in read_blocks(part.path, part.encoding):
+        own = lines.filter((lines >= block.first) & (lines < block.first + len(block.text)))
+        if len(own):
+            found.append(block.text.gather(own - block.first))
+    return pl.concat(found)
+
+
+def as_rows(left_out: pl.DataFrame) -> list[Quarantined]:
+    """The quarantine's records as objects."""
+    return [Quarantined(*row) for row in left_out.select(list(_SCHEMA)).iter_rows()]
+
+
+def write_quarantine(path: Path, left_out: pl.DataFrame) -> None:
     """Write one JSON object (file, line, reason, raw) per line, sorted by file and line."""
-    ordered = sorted(rows, key=lambda row: (row.file, row.line))
-    write_atomically(path, b"".join(orjson.dumps(asdict(row)) + b"\n" for row in ordered))
+    ordered = left_out.select(list(_SCHEMA)).sort("file", "line", maintain_order=True)
+    write_atomically(path, b"".join(orjson.dumps(row) + b"\n" for row in ordered.iter_rows(named=True)))
