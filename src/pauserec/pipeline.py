@@ -18,6 +18,7 @@ from pauserec.config import (
     TrainingSettings,
 )
 from pauserec.data.dataset import check_raw, follows_another_rule, prepare, raw_files
+from pauserec.data.losses import refuse_unreachable
 from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.model import check_adapters
@@ -84,6 +85,8 @@ def steps(folder: Run) -> dict[str, FinishedStep]:
     """Every step of the folder's recipe, each done from what is done before it. Gives the tests, by row of the table."""
     recipe = folder.recipe
     dataset = folder.step("dataset", prepare, recipe.data, files=raw_files(recipe.data))
+    if recipe.evaluation.seen == "drop" and (line := refuse_unreachable(dataset.summary)):
+        warnings.warn(line, stacklevel=2)
     done: dict[str, FinishedStep] = {}
     for name in recipe.evaluation.baselines:
         test = counted_test(recipe, name)

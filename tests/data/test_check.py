@@ -22,7 +22,7 @@ def printed(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     faults = ["u0,i9,1700000500", "u1,i1,-5", " u2 ,i2,1700000600"]
     (folder / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *EVENTS, *faults]))
     (folder / "items.csv").write_text("\n".join(["item_id,title", *(f"i{n},[red]t{n}[/]" for n in range(5))]))
-    return folder, check(folder, "--interactions", "events.csv", "--items", "items.csv")
+    return folder, check(folder, "--interactions", "events.csv", "--items", "items.csv", "--out", "quarantine.jsonl")
 
 
 def rows(text: str) -> dict[str, int]:
@@ -44,6 +44,19 @@ def test_the_quarantine_file_has_line_and_reason(printed) -> None:
     folder, _ = printed
     lines = [orjson.loads(line) for line in (folder / "quarantine.jsonl").read_bytes().splitlines()]
     assert [(line["line"], line["reason"]) for line in lines] == [(27, "unknown item"), (28, "negative timestamp")]
+
+
+def test_nothing_is_written_unless_asked(printed, tmp_path: Path) -> None:
+    folder, _ = printed
+    (tmp_path / "events.csv").write_bytes((folder / "events.csv").read_bytes())
+    assert check(tmp_path, "--interactions", "events.csv").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["events.csv"]
+
+
+def test_what_was_decided_is_said_with_its_evidence(printed) -> None:
+    _, done = printed
+    assert "events.csv: text parted by ','" in done.stdout
+    assert re.search(r"times in seconds \(\d+\.\d% of the values fit\), 2023-11-14 to 2023-11-14", done.stdout)
 
 
 def test_the_quarantine_never_replaces_a_file_that_is_read(printed) -> None:

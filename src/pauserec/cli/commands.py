@@ -189,17 +189,20 @@ def export(
 def check_data(
     interactions: Annotated[Path, typer.Option(help="Interactions file.")],
     items: Annotated[Path | None, typer.Option(help="Items file.")] = None,
-    quarantine: Annotated[Path, typer.Option(help="File for the rows that cannot be used.")] = Path("quarantine.jsonl"),
+    out: Annotated[Path | None, typer.Option("--out", "--quarantine", help="File for the unusable rows.")] = None,
     set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a data.* setting.")] = [],  # noqa: B006
 ) -> None:
-    """Count what is wrong with raw data, and write the unusable rows to a file with the reason of each."""
+    """Say how raw files were read and count what is wrong; with --out, write the unusable rows and their reasons."""
     from pauserec.config import Recipe
-    from pauserec.data.check import check, check_table
+    from pauserec.data.check import check, check_lines, check_table
 
     paths = {"interactions": str(interactions), "items": str(items) if items else None}
     recipe = Recipe.parse({"name": "check", "data": paths}, tuple(f"data.{e.removeprefix('data.')}" for e in set_))
     with one_line_warnings():
-        console.print(check_table(check(recipe.data, quarantine)))
+        report = check(recipe.data, out)
+    console.print(check_table(report))
+    for line in check_lines(report):
+        say(line)
 
 
 @data_app.command("export")
@@ -250,6 +253,8 @@ def main() -> None:
 
 
 def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...] = (), reuse: tuple[Path, ...] = ()) -> None:
+    from pauserec.data.dataset import QUARANTINE
+    from pauserec.data.losses import unreachable
     from pauserec.pipeline import run as run_pipeline
     from pauserec.results.finished import open_finished
     from pauserec.results.ledger import table_rows
@@ -272,6 +277,12 @@ def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...] = (), reuse: tuple[P
     folder = open_finished(out)
     tested = {name: folder.finished(f"test-{name}") for name in content["models"]}
     fit = " and ".join(content["final_fit"])
-    caption = f"test split, {content['data']['users']:,} users, seen items: {content['seen']}, final fit: {fit}"
+    data = content["data"]
+    caption = f"test split, {data['users']:,} users, seen items: {content['seen']}, final fit: {fit}"
+    caption += f", ties: {data['ties']}" if "ties" in data else ""
     console.print(format_table(table_rows(recipe, content, tested), title=recipe.name, caption=caption))
+    if data.get("left_out"):
+        say(f"data: {data['left_out']}: see {out / 'dataset' / QUARANTINE}")
+    if content["seen"] == "drop" and (line := unreachable(data)):
+        say(f"data: {line}")
     say(f"report: {out / 'report.html'}")

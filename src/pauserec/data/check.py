@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pauserec.config import DataConfig
 from pauserec.data.dataset import describe
+from pauserec.data.losses import remedy
 from pauserec.data.raw.events import read_raw
 from pauserec.data.raw.layouts import find_files
 from pauserec.data.raw.quarantine import Counts, write_quarantine
@@ -26,29 +27,31 @@ class CheckReport:
 
     interactions: Counts
     items: Counts | None
-    quarantine: Path
+    quarantine: Path | None
     details: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON and for tables: plain dicts, numbers and text."""
-        return {**self.details, "quarantine": str(self.quarantine)}
+        return {**self.details, "quarantine": str(self.quarantine) if self.quarantine else None}
 
 
-def check(config: DataConfig, quarantine: Path) -> CheckReport:
-    """Read both files, count, and write the quarantined rows to `quarantine` (JSON lines: file, line, reason, raw).
+def check(config: DataConfig, out: Path | None = None) -> CheckReport:
+    """Read both files, count, and write the quarantined rows to `out`, if it is given (JSON lines: file, line, reason, raw).
 
-    Raises DataError if a file cannot be used at all, or if `quarantine` cannot be written.
+    Raises DataError if a file cannot be used at all, or if `out` cannot be written.
     """
-    if any(path is not None and same_file(path, quarantine) for path in find_files(config)):
-        raise DataError(f"--quarantine {quarantine} is a file that is read: name another one")
+    if out is not None and any(path is not None and same_file(path, out) for path in find_files(config)):
+        raise DataError(f"--out {out} is a file that is read: name another one")
     raw = read_raw(config)
     histories = build_histories(raw.events, config.min_interactions, config.ties, config.repeats)
-    try:
-        write_quarantine(quarantine, raw.left_out)
-    except OSError as error:
-        raise DataError(f"cannot write {quarantine} ({error.strerror}): choose another quarantine file") from None
+    if out is not None:
+        try:
+            write_quarantine(out, raw.left_out)
+        except OSError as error:
+            raise DataError(f"cannot write {out} ({error.strerror}): choose another file") from None
     items = None if raw.without_text else raw.item_counts
-    return CheckReport(raw.counts, items, quarantine, describe(raw, histories))
+    details = describe(raw, histories) | {"remedy": remedy(raw)}
+    return CheckReport(raw.counts, items, out, details)
 
 
 def check_table(report: CheckReport) -> "Table":
@@ -88,5 +91,12 @@ def check_table(report: CheckReport) -> "Table":
     for label, key in (("before", "before_core"), ("after", "after_core")):
         for kind, number in details[key].items():
             add("", f"{kind} {label} filtering", number)
-    table.caption = Text(f"quarantined rows: {report.quarantine}")
     return table
+
+
+def check_lines(report: CheckReport) -> list[str]:
+    """What was decided about the files, with the evidence, and what would bring rows back."""
+    details = report.details
+    lines = [details["files"], details["times"], details["ids"], details["remedy"].removeprefix("; ")]
+    rows = f"quarantined rows: {report.quarantine}" if report.quarantine else "--out FILE writes the quarantined rows"
+    return [*dict.fromkeys(line for line in lines if line), rows]

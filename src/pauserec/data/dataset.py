@@ -6,6 +6,7 @@ quarantine.jsonl and report.json.
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +18,10 @@ from polars.exceptions import PanicException, PolarsError
 
 from pauserec.assets.named import check_name
 from pauserec.config import Columns, DataConfig
-from pauserec.data.raw.clean import ORDER_BAD
+from pauserec.data.losses import WARN_FROM, check_loss, is_much, left_out, nothing_left, seen_targets
 from pauserec.data.raw.events import Raw, read_raw
 from pauserec.data.raw.layouts import files_in, find_files, open_events, open_items, own_folder
+from pauserec.data.raw.parts import of_folder
 from pauserec.data.raw.quarantine import write_quarantine
 from pauserec.data.sequences import Histories, build_histories, id_hash
 from pauserec.errors import DataError
@@ -35,11 +37,15 @@ def prepare(config: DataConfig, *, out: Path, log: Callable[..., None]) -> dict[
     Raises DataError if a file cannot be used, or if k-core filtering leaves nothing.
     """
     raw = read_raw(config)
+    check_loss(raw, config)
     histories = build_histories(raw.events, config.min_interactions, config.ties, config.repeats)
     report = describe(raw, histories)
     if histories.events.is_empty():
-        raise DataError(_nothing_left(raw, config))
+        raise DataError(nothing_left(raw, config))
     dataset = _number(histories.events, raw.items)
+    lost = left_out(raw)
+    if lost and is_much(raw, WARN_FROM):
+        warnings.warn(f"{lost}: see {QUARANTINE} of the step dataset", stacklevel=2)
     summary = {
         "users": len(dataset.users),
         "items": len(dataset.items),
@@ -47,7 +53,10 @@ def prepare(config: DataConfig, *, out: Path, log: Callable[..., None]) -> dict[
         "quarantined": raw.left_out.height,
         "fingerprint": dataset.fingerprint,
         "ties": tie_rule(raw, config),
+        "left_out": lost,
     }
+    if config.repeats == "keep":
+        summary["seen_targets"] = seen_targets(dataset)
     out.mkdir(parents=True, exist_ok=True)
     _write_tables(dataset, out)
     write_quarantine(out / QUARANTINE, raw.left_out)
@@ -71,7 +80,8 @@ def raw_files(config: DataConfig) -> tuple[Path, ...]:
     folder = own_folder(config)
     if config.interactions is None and (folder is None or files_in(folder) is None):
         return ()
-    return tuple(path for path in find_files(config) if path is not None)
+    found = [path for path in find_files(config) if path is not None]
+    return tuple(part for path in found for part in (of_folder(path) if path.is_dir() else [path]))
 
 
 def check_raw(config: DataConfig) -> None:
@@ -125,6 +135,9 @@ def describe(raw: Raw, histories: Histories) -> dict[str, Any]:
         "interactions_file": raw.counts.as_dict(),
         "items_file": None if raw.without_text else raw.item_counts.as_dict(),
         "items_without_events": len(raw.items) - raw.events["item_id"].n_unique(),
+        "files": raw.written,
+        "times": raw.clock.line(),
+        "ids": raw.meeting.line() if raw.meeting else "",
         "ordered_by": raw.ordered_by,
         "order_rule": raw.order.rule,
         "users_order_and_time_disagree": raw.order.disagree,
@@ -140,20 +153,6 @@ def describe(raw: Raw, histories: Histories) -> dict[str, Any]:
 def _size(events: pl.DataFrame) -> dict[str, int]:
     users, items = events["user_id"].n_unique(), events["item_id"].n_unique()
     return {"users": users, "items": items, "interactions": events.height}
-
-
-def _nothing_left(raw: Raw, config: DataConfig) -> str:
-    most = ", ".join(f"{number} x {reason}" for reason, number in raw.counts.reasons.most_common(3))
-    most = f" ({most})" if most else ""
-    read = f"of {raw.counts.read} interactions read, {raw.counts.quarantined} were quarantined{most}"
-    if raw.events.is_empty():
-        order = raw.counts.reasons[ORDER_BAD]
-        remedy = '; if the order column is no order of events, set data.columns.order="null"' if order else ""
-        return f"no usable interaction: {read}; run `pauserec data check` to see the rows{remedy}"
-    return (
-        f"no user is left after {config.min_interactions}-core filtering ({read}): lower data.min_interactions "
-        "or give more data"
-    )
 
 
 def _number(events: pl.DataFrame, items: dict[str, Item]) -> Dataset:

@@ -235,7 +235,11 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
         stage["share"] = round(stage.get("training_seconds", 0.0) / whole, 4) if whole else 0.0
     run.log("result", event="cost", stages={name: {key: s.get(key) for key in COST} for name, s in stages.items()})
     prepared = steps["dataset"].summary
-    data = {key: prepared[key] for key in ("fingerprint", "users", "items", "interactions", "ties") if key in prepared}
+    data = {
+        key: prepared[key]
+        for key in ("fingerprint", "users", "items", "interactions", "ties", "left_out", "seen_targets")
+        if key in prepared
+    }
     fits = [getattr(stage, "final_fit", None) for stage in trained]
     fits += [recipe.evaluation.final_fit] if recipe.evaluation.baselines else []
     content = {

@@ -123,7 +123,7 @@ def clean_text(value: Any, max_chars: int, missing: frozenset[str], markup: Mark
     if joined != text:
         repairs.append("whitespace normalised")
     if joined and joined.lower() in missing:
-        return "", (f"no value, written {joined!r}",)
+        return "", (f'no value, written "{joined}"',)
     if len(joined) > max_chars:
         joined = joined[:max_chars].rstrip()
         repairs.append("text cut")

@@ -128,7 +128,7 @@ def _parse(block: Block, dialect: Dialect, width: int, places: Sequence[int], li
         records, within, end = _hard(block, line.filter(hard).to_list(), dialect, width, places, limit)
         covered = pl.Series(sorted(within), dtype=pl.Int64)
         frame = frame.filter(~hard & ~line.is_in(covered.implode()))
-        mended = frame.clear() if records.is_empty() else records.cast(dict(frame.schema))
+        mended = frame.clear() if records.is_empty() else records.cast(frame.schema)
         frame = pl.concat([frame, mended.select(frame.columns)]).sort("line")
     values = [frame[str(n)] if place >= 0 else None for n, place in enumerate(places)]
     return Chunk(frame["line"], frame["raw"], tuple(values), frame["problem"], frame["repair"]), end

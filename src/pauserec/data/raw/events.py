@@ -45,6 +45,8 @@ class Raw:
     left_out: pl.DataFrame
     meeting: Meeting | None
     without_text: bool
+    written: str
+    """How the files are written, as a line."""
 
     @property
     def ordered_by(self) -> OrderedBy:
@@ -62,10 +64,11 @@ def read_raw(config: DataConfig) -> Raw:
     events_path, items_path = find_files(config)
     events_table, event_layout = open_events(events_path, config)
     items: dict[str, Item] = {}
-    counts, item_counts = Counts(), Counts()
+    counts, item_counts, written = Counts(), Counts(), events_table.line()
     left_out: list[pl.DataFrame] = []
     if items_path is not None:
         items_table, item_layout = open_items(items_path, config)
+        written += f"; {items_table.line()}"
         items = read_items(items_table, item_layout, config, item_counts, left_out)
     read = _read(events_table, event_layout, config, counts)
     events, clock, order = _timed(read, event_layout, config, has_time=event_layout.timestamp in events_table.columns)
@@ -88,7 +91,7 @@ def read_raw(config: DataConfig) -> Raw:
     if items_path is None:
         items = {item_id: Item(item_id) for item_id in good["item_id"].unique().to_list()}
     kept = good.select("user_id", "item_id", "time", "line", "day")
-    return Raw(kept, items, order, clock, counts, item_counts, pl.concat(left_out), found, items_path is None)
+    return Raw(kept, items, order, clock, counts, item_counts, pl.concat(left_out), found, items_path is None, written)
 
 
 def _columns(layout: EventLayout) -> list[str | None]:
@@ -112,7 +115,7 @@ def _parsed(chunk: Chunk, part: int, config: DataConfig, counts: Counts) -> pl.D
         words += missing_words(values, missing)
     for word, number in words.items():
         if word:
-            counts.notes[f"no value, written {word!r}"] += number
+            counts.notes[f'no value, written "{word}"'] += number
     order = clean_orders(chunk.values[3], size, missing)
     when = chunk.values[2]
     kinds = {pl.Duration: "relative", pl.Float32: "single"}
@@ -209,8 +212,10 @@ def _count(good: pl.DataFrame, counts: Counts, clock: Clock, *, units: bool) -> 
         counts.repairs[TIME_IGNORED] = int(good["ignored"].sum())
     if units:
         number = int(good["is_number"].sum())
-        unit = clock.unit if clock.unit != "text" else "seconds"
-        told = {f"timestamps in {unit}": number, "timestamps in ISO 8601": good.height - number}
+        unit = {"text": "timestamps in seconds", "relative": "relative times"}.get(
+            clock.unit, f"timestamps in {clock.unit}"
+        )
+        told = {unit: number, "timestamps in ISO 8601": good.height - number}
         counts.notes.update({kind: rows for kind, rows in told.items() if rows})
     counts.repaired = repaired.height
     counts.accepted = good.height - repaired.height

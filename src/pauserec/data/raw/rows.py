@@ -56,6 +56,16 @@ class Table:
     parts: tuple["Table", ...] = ()
     """Where the path is a folder: its files, in the order of their names."""
 
+    def line(self) -> str:
+        """What it was taken for, as a line for a reader."""
+        what = {"parquet": "Parquet", "jsonl": "JSON lines"}.get(self.kind, "")
+        if self.dialect is not None:
+            quotes = "quotation marks as text" if not self.dialect.quoted else "quoted"
+            escape = ", backslashes before quotation marks" if self.dialect.escape else ""
+            what = f"text parted by {self.dialect.delimiter!r}, {quotes}{escape}"
+        parts = f", {len(self.parts)} parts" if self.parts else ""
+        return f"{self.path.name}: {what}{parts}{f', {self.encoding}' if self.encoding else ''}"
+
     def chunks(self, wanted: Sequence[str | None]) -> Iterator[tuple[int, "Table", Chunk]]:
         """Number of the part, the part, and rows with the values of the `wanted` columns, null where there is no such column.
 

@@ -74,12 +74,13 @@ class Clock:
     first: int | None = None
     last: int | None = None
     hint: str = ""
+    unread: str = ""
 
     def line(self) -> str:
         """As a line for a reader."""
         if not self.unit or self.first is None or self.last is None:
             return "times: none"
-        what = "written as dates" if self.unit == "text" else f"in {self.unit}"
+        what = {"text": "written as dates", "relative": "relative to a beginning"}.get(self.unit, f"in {self.unit}")
         if self.last >= FIRST_DAY * DAY and self.unit != "relative":
             span = f"{_date(self.first)} to {_date(self.last)}"
         else:
@@ -242,6 +243,7 @@ def decide(parsed: pl.DataFrame, config: TimeConfig, *, relative: bool, single: 
         good.min(),  # type: ignore[arg-type]
         good.max(),  # type: ignore[arg-type]
         _hint(parsed["whole"], unit) if config == TimeConfig() else "",
+        _unread(parsed["time_text"], bad),
     )
     if single:
         _warn_of_single(parsed["real"])
@@ -300,6 +302,16 @@ def _scaled(whole: pl.Series, real: pl.Series, factor: int, zero: int) -> pl.Ser
         rounded = (real * factor).round(mode="half_to_even").clip(-9.2e18, 9.2e18).cast(pl.Int64)
         exact = exact.fill_null(rounded)
     return exact + zero if zero else exact
+
+
+def _unread(texts: pl.Series, problems: pl.Series) -> str:
+    first = texts.filter((problems == TIME_BAD) & texts.is_not_null()).head(1).to_list()
+    if not first:
+        return ""
+    return (
+        f"{first[0][:60]!r} is no time that is read by itself (numbers since 1970, ISO 8601, Sun Jul 30 00:05:00 -0700 2017, "
+        "one unmistakable order of day, month and year): set data.time.format"
+    )
 
 
 def _hint(whole: pl.Series, unit: str) -> str:
