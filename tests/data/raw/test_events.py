@@ -211,7 +211,7 @@ def test_a_mark_at_the_beginning_names_the_encoding(tmp_path: Path, encoding: st
 
 
 def test_other_encodings_are_refused_with_a_remedy_or_named_by_the_recipe(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match='data.encoding="utf-16-le", or convert it with iconv'):
+    with pytest.raises(DataError, match=r'data.encoding="utf-16-le", or convert it with iconv'):
         read(tmp_path, (HEADER + "u,a,1\n").encode("utf-16-le"))
     for encoding in ("utf-16-le", "windows-1252"):
         events = (HEADER + "José,a,1\n").encode(encoding)

@@ -119,3 +119,39 @@ def test_recbole_headers_are_known_whatever_the_suffix(tmp_path: Path) -> None:
     (tmp_path / "events.tsv").write_text("user_id:token\titem_id:token\ttimestamp:float\n1\t7\t881250949\n")
     raw = read_raw(DataConfig(interactions=str(tmp_path / "events.tsv"), format="recbole"))
     assert raw.counts.accepted == 1
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.jsonl", "meta_x.json"])
+def test_markup_is_cleaned_alike_in_every_layout(tmp_path: Path, name: str) -> None:
+    title = '<span id="x" class="y">Salt &amp; Stone&#39;s</span> <b>lamp</b> 3 <s_a_1> 1 < 2'
+    if name.endswith("csv"):
+        quoted = title.replace('"', '""')
+        (tmp_path / name).write_text(f'item_id,title\na,"{quoted}"\n')
+    else:
+        key = "parent_asin" if name.startswith("meta") else "item_id"
+        (tmp_path / name).write_text(json.dumps({key: "a", "title": title}) + "\n")
+    events = "user_id,parent_asin,timestamp" if name.startswith("meta") else "user_id,item_id,timestamp"
+    (tmp_path / "events.csv").write_text(f"{events}\nu,a,1\n")
+    paths = {"interactions": str(tmp_path / "events.csv"), "items": str(tmp_path / name)}
+    raw = read_raw(DataConfig(**paths))
+    assert raw.items["a"].title == "Salt & Stone's lamp 3 <s_a_1> 1 < 2"
+    assert raw.item_counts.repairs["HTML removed"] == 1
+    assert read_raw(DataConfig(**paths, html="keep")).items["a"].title == title
+
+
+@pytest.mark.parametrize(
+    "value", ["['Lamps', 'Desk']", '["Lamps", "Desk"]', "[['Lamps', 'Desk'], ['Gifts']]", "Lamps > Desk", "Lamps|Desk"]
+)
+def test_lists_written_as_text_are_lists(tmp_path: Path, value: str) -> None:
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    (tmp_path / "items.jsonl").write_text(json.dumps({"item_id": "a", "title": "T", "categories": value}) + "\n")
+    assert read_raw(DataConfig(source=str(tmp_path))).items["a"].categories == ("Lamps", "Desk")
+
+
+def test_events_that_are_python_dicts_are_read_and_never_evaluated(tmp_path: Path) -> None:
+    rows = [{"user_id": "u", "item_id": item, "timestamp": n} for n, item in enumerate("abc")]
+    path = tmp_path / "events.json"
+    path.write_text("".join(f"{row!r}\n" for row in rows) + "{'user_id': exit()}\n")
+    raw = read_raw(DataConfig(interactions=str(path)))
+    assert raw.events["item_id"].to_list() == ["a", "b", "c"]
+    assert raw.counts.reasons == {"bad or truncated JSON": 1}
