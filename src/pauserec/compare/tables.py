@@ -70,6 +70,7 @@ def tables(comparison: Comparison) -> tuple[TextTable, TextTable, TextTable]:
     """The main table, what each model cost (the paper's Table 6), and the one of slices."""
     data = comparison.data
     protocol = f"test split, {data['users']:,} users, {data['items']:,} items, seen items: {comparison.seen}"
+    protocol += f", ties: {data['ties']}" if "ties" in data else ""
     tested = comparison.reference is not None
     columns = ("model", "fit", "seeds", *(HEADINGS[metric] for metric in METRICS), "95% of NDCG@10")
     columns += (f"against {comparison.reference}", "p") if tested else ()

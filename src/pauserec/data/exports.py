@@ -18,6 +18,10 @@ from pauserec.records import Dataset
 from pauserec.runs.files import write_atomically, write_table
 from pauserec.runs.folder import Run
 
+PANDAS_MISSING = frozenset(
+    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")  # noqa: SIM905
+)
+"""What pandas, with which RecBole reads its files, takes for "no value", in quotation marks too."""
 FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -32,6 +36,11 @@ def recbole(dataset: Dataset, folder: Path, name: str) -> list[Path]:
         if len({_field(text) for text in ids}) < len(ids):
             raise DataError(
                 f"two {what} differ in whitespace alone, which these files cannot hold: export for RecTools"
+            )
+        if lost := [text for text in ids if text in PANDAS_MISSING]:
+            raise DataError(
+                f"RecBole reads these {what} as missing: {', '.join(map(repr, sorted(lost)[:5]))}: export for RecTools, or "
+                "name them in data.missing"
             )
     target = folder / name
     _make(target)

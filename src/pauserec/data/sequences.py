@@ -108,6 +108,8 @@ def in_order(events: pl.DataFrame, ties: Literal["hash", "file"]) -> pl.DataFram
 
 def numbered(ids: pl.Series, *, ordered: bool = False) -> IntArray:
     """Numbers from 0 for ids, equal for equal ones. ordered: in the order of the ids."""
+    if ids.is_empty():
+        return np.zeros(0, dtype=np.int64)
     known = ids.unique().sort() if ordered else ids.unique()
     numbers = pl.DataFrame({"id": known, "number": np.arange(len(known), dtype=np.int64)})
     return ids.alias("id").to_frame().join(numbers, on="id", how="left", maintain_order="left")["number"].to_numpy()

@@ -50,8 +50,11 @@ def export_run(run: Path, folder: Path, model: str | None = None) -> Path:
     checkpoint, ids_step = source.finished(stage), source.finished("semantic_ids")
     dataset = load_dataset(source.finished("dataset").path)
     target = folder.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made ({error.strerror}): choose another folder") from None
     try:
         _fill(partial, source, test, stage, checkpoint, ids_step, dataset)
         partial.chmod(0o755)

@@ -107,6 +107,6 @@ def _plain(values: pl.Series | list[Any] | None) -> pl.Series | list[Any] | None
     if kinds == {int}:
         try:
             return pl.Series(values, dtype=pl.Int64)
-        except (OverflowError, pl.exceptions.PolarsError):
+        except (OverflowError, TypeError, pl.exceptions.PolarsError):  # of more than 64 bits
             return values
     return values

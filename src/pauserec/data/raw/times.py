@@ -144,6 +144,7 @@ def _formed(text: pl.Series, form: str) -> pl.Series:
 
 def _odd(values: list[Any], missing: frozenset[str]) -> pl.DataFrame:
     """Values that are no plain numbers, by their distinct ones."""
+    values = [_without_surrogates(value) for value in values]
     texts = pl.Series([value if isinstance(value, str) else None for value in values], dtype=pl.String, strict=False)
     stripped = texts.str.strip_chars(SPACES)
     by_iso = stripped.str.contains(_ISO).fill_null(value=False)
@@ -169,6 +170,10 @@ def _odd(values: list[Any], missing: frozenset[str]) -> pl.DataFrame:
         frame[name].scatter(rows, pl.Series(column, dtype=frame[name].dtype, strict=False))
         for name, column in columns.items()
     )
+
+
+def _without_surrogates(value: Any) -> Any:
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _one(value: Any, missing: frozenset[str]) -> dict[str, Any]:
