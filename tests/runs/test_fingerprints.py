@@ -9,7 +9,7 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
-from pauserec.config import Recipe
+from pauserec.config import PausePretrainConfig, Recipe
 from pauserec.pipeline import fingerprints_before
 from pauserec.runs.fingerprints import Fingerprint, changed_settings
 
@@ -190,3 +190,10 @@ def test_settings_are_named_as_the_command_line_takes_them() -> None:
         ("sft", "decoding.beams", "decoding.beams"),
     ):
         assert recipe.setting_key(step, key) == called
+
+
+def test_a_row_that_is_not_trained_has_no_epochs_to_count() -> None:
+    untrained = {"kind": "pause_pretrain", "name": "pause", "pretrained": False}
+    one, other = (PausePretrainConfig.model_validate(untrained | {"epochs": epochs}).identity() for epochs in (1, 3))
+    assert one == other
+    assert PausePretrainConfig.model_validate(untrained | {"init_noise": 0.1}).identity() != one
