@@ -41,7 +41,7 @@ from pauserec.runs.device import bound_kernel_cache
 from pauserec.runs.files import MANIFEST, read_json
 from pauserec.runs.fingerprints import Fingerprint
 from pauserec.runs.folder import Run
-from pauserec.runs.place import RECIPE, alone, check_place, recipe_put_back
+from pauserec.runs.place import LOG, RECIPE, alone, check_place, recipe_put_back
 from pauserec.runs.steps import FinishedStep, StepFunction
 from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.embed import embed_items
@@ -190,10 +190,11 @@ def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[
         if name not in recipe.steps:
             raise RunError(f"--redo {name}: no step of this recipe, which are {', '.join(recipe.steps)}")
     for other in reuse:
-        if not (other / RECIPE).exists():
-            raise RunError(
-                f"--reuse {other} is no run folder (no {RECIPE} in it): give a folder that `pauserec run` wrote"
-            )
+        for name in (RECIPE, LOG):
+            if not (other / name).exists():
+                raise RunError(
+                    f"--reuse {other} is no run folder (no {name} in it): give a folder that `pauserec run` wrote"
+                )
     known: dict[Path, Recipe] = {}
     for folder in (out, *reuse):
         with suppress(RecipeError):  # what a folder's own recipe names was found when it began, and may be gone by now
@@ -203,7 +204,8 @@ def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[
     check_trackers(waiting)
     check_adapters(waiting)
     for stage in recipe.stages:
-        check_attention(stage)
+        if stage in waiting:
+            check_attention(stage)
     folders = [Run(out, recipe, frozenset(redo)), *(Run(other, recipe) for other in reuse)]
     if not any(folder.is_done("dataset", recipe.data, (), raw_files(recipe.data)) for folder in folders):
         check_raw(recipe.data)

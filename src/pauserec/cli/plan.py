@@ -83,12 +83,15 @@ class Plan:
 
     def _cost(self) -> str:
         text = ""
-        if self.stages:
+        waiting = {name for name, done in self.steps if not done}
+        stages = [stage for stage in self.stages if stage.name in waiting]
+        if stages:
             text += (
-                f"\ntraining all stages: {sum(stage.tokens for stage in self.stages):,} tokens, about "
-                f"{_duration(sum(stage.seconds for stage in self.stages))}, "
-                f"up to {max(stage.memory for stage in self.stages) / 1e9:.1f} GB of memory, "
-                f"{sum(stage.disk for stage in self.stages) / 1e9:.1f} GB on disk"
+                f"\ntraining {', '.join(stage.name for stage in stages)}: "
+                f"{sum(stage.tokens for stage in stages):,} tokens, about "
+                f"{_duration(sum(stage.seconds for stage in stages))}, "
+                f"up to {max(stage.memory for stage in stages) / 1e9:.1f} GB of memory, "
+                f"{sum(stage.disk for stage in stages) / 1e9:.1f} GB on disk"
             )
         if self.unplanned:
             text += f"\nnot estimated: training {', '.join(self.unplanned)}"

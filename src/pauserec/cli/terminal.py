@@ -61,7 +61,7 @@ def show_plan(recipe: "Recipe", out: Path, redo: tuple[str, ...], reuse: tuple[P
 
     quiet_libraries()
     plan = make_plan(recipe, out, redo, reuse)
-    console.print(Text(recipe.dump()))
+    say(recipe.dump())
     if plan.stages:
         console.print(plan.table())
     console.print(Text(plan.totals()))

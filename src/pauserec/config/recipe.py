@@ -32,6 +32,9 @@ OWN_STEPS, TEST_STEP = ("dataset", "vectors", "semantic_ids", "base"), "test-"
 NOUNS: dict[Gives, str] = {"model": "a model", "row": "a pause row", "rationales": "rationales"}
 
 
+_OF_STEP = {"dataset": "data", "vectors": "embedder", "semantic_ids": "quantizer", "base": "model"}
+
+
 class Recipe(Settings):
     """A whole run, top to bottom."""
 
@@ -145,6 +148,17 @@ class Recipe(Settings):
         """The events that a stage or baseline, what it goes back to and what made its IDs were fitted on, together."""
         fits = {getattr(entry, "final_fit", "train") for entry in self._behind(name)}
         return "train+validation" if "train+validation" in fits else "train"
+
+    def setting_key(self, step: str, key: str) -> str:
+        """What `--set` calls a setting that a step knows as `key`."""
+        group, _, rest = key.partition(".")
+        if step in _OF_STEP:
+            return f"{_OF_STEP[step]}.{key}"
+        return {
+            "stage": f"stages.{step}.{rest}",
+            "baseline": f"baselines.{step}.{rest}",
+            "ranking": f"evaluation.{rest}",
+        }.get(group, key)
 
     @property
     def last_model(self) -> str:

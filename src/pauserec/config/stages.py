@@ -76,6 +76,11 @@ class PausePretrainConfig(_OverCorpus):
     loss_on_pauses: bool = Field(default=False, json_schema_extra=LATER)
     """Loss also where the next token is a pause, as a plain language model's collator has it."""
 
+    def idle(self) -> Iterable[str]:
+        """See Settings.idle: without training only the row's start counts."""
+        counts = {"kind", "name", "starts_from", "pretrained", "init", "init_noise", "seed", "corpus"}
+        return () if self.pretrained else sorted(set(type(self).model_fields) - counts)
+
     def job(self, recipe: "Recipe") -> "PauseJob":
         """See LanguageTraining.job."""
         return PauseJob(stage=self, precision=recipe.model.precision, **self.running_text(recipe))
@@ -177,6 +182,8 @@ class CorpusJob(Settings):
     history_length: int | None
     """None where the text is items', each alone."""
     words: EntryWords = Field(default=EntryWords(), json_schema_extra=LATER)
+    spaces: Literal["before words"] = "before words"
+    """Spaces of running text stand before words, as tokenizers expect. Version 0.1 had them elsewhere: its text is another."""
 
 
 class PauseJob(CorpusJob):

@@ -1,7 +1,7 @@
 """Fingerprints: what a step is made from, as one hash, and what to say where it differs."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -41,12 +41,18 @@ def fingerprint(name: str, settings: Settings | None, inputs: Sequence[Fingerpri
     )
 
 
-def changed_settings(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
-    """The settings that differ, as "epochs was 2 and is 3"; empty where none does. At most three are named."""
+def changed_settings(
+    before: Mapping[str, Any] | None, now: Mapping[str, Any] | None, name: Callable[[str], str] = str
+) -> str:
+    """The settings that differ, as "epochs was 2 and is 3"; empty where none does. At most three are named.
+
+    name: what a setting is called for the reader.
+    """
     one, other = _flat(before or {}), _flat(now or {})
     keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key, _MISSING) != other.get(key, _MISSING)]
     named = [
-        f"{key} was {_shown(one.get(key, _MISSING))} and is {_shown(other.get(key, _MISSING))}" for key in keys[:3]
+        f"{name(key)} was {_shown(one.get(key, _MISSING))} and is {_shown(other.get(key, _MISSING))}"
+        for key in keys[:3]
     ]
     return "; ".join(named) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")
 

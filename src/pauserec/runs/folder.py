@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial as bound
 from pathlib import Path
 from typing import Any, Self
 
@@ -102,7 +103,8 @@ class Run:
         before = self.before.get(name)
         if not counted.known(manifest["fingerprint"], before, first_rule="made_by" not in manifest):
             earlier = manifest.get("settings") or (before.settings if before else None)
-            changed = changed_settings(earlier, counted.settings) if earlier else "its settings changed"
+            called = bound(self.recipe.setting_key, name)
+            changed = changed_settings(earlier, counted.settings, called) if earlier else "its settings changed"
             return changed or "what it is made from is made again"
         if not agree(manifest.get("inputs"), contents):
             return "a file or step that it was made from holds something else now"
@@ -153,18 +155,30 @@ class Run:
         return why
 
     def elsewhere(self, name: str, counted: Fingerprint, contents: Mapping[str, str]) -> Path | None:
-        """The run folder to reuse that has the same step finished, if one has and it is not to be done again."""
+        """The run folder to reuse that has the same step finished, if one has and it is not to be done again.
+
+        Raises RunError where the only one is damaged.
+        """
+        damage = ""
         for other in self.reuse if name not in self._redo else ():
             manifest = Run(other, self.recipe)._manifest(name)
             if manifest is None or not counted.known(manifest["fingerprint"], first_rule="made_by" not in manifest):
                 continue
-            if agree(manifest.get("inputs"), contents):
-                return other
+            if not agree(manifest.get("inputs"), contents):
+                continue
+            try:
+                verify(other / name, manifest["files"])
+            except RunError as error:
+                damaged = str(error).partition(":")[0]
+                damage = f"{damaged}: leave out --reuse {other}, or mend it: {rerun(other)} --redo {name}"
+                continue
+            return other
+        if damage:
+            raise RunError(damage)
         return None
 
     def _take_over(self, other: Path, name: str) -> None:
-        """Copy a finished step of another run folder, its hashes checked."""
-        verify(other / name, read_json(other / name / MANIFEST)["files"])
+        """Copy a finished step of another run folder."""
         partial = self.path / f"{name}.partial"
         _remove(partial, marks=(STARTED, MANIFEST))
         shutil.copytree(other / name, partial, ignore=lambda _, names: {MANIFEST} & set(names))

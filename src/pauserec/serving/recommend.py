@@ -221,7 +221,7 @@ def _recommender(folder: Run, model: str | None, dataset: Dataset, *, cache_byte
     if model is not None and model not in models:
         raise RunError(f"{folder.path} has no model {model!r}: choose one of {rows}")
     if model is None and not recipe.stages:
-        raise RunError(f"{folder.path}: its recipe trains no model: choose a row of its table ({rows})")
+        raise RunError(f"{folder.path}: its recipe trains no model: choose a row of its table with --model ({rows})")
     last = recipe.last_model
     chosen = models[model] if model is not None else CheckpointRow(name=last, stage=last)
     ids = SemanticIds.load(folder.finished("semantic_ids").path)
