@@ -147,6 +147,12 @@ def test_missing_ids(tmp_path: Path, value: Any) -> None:
     assert reasons(raw) == [(2, "user: missing id"), (3, "item: missing id")]
 
 
+def test_numbers_of_ids_with_a_gap_leave_the_gap_out(tmp_path: Path) -> None:
+    raw = read(tmp_path, lines(event(1), event(None), event(3)))
+    assert raw.events["user_id"].to_list() == ["1", "3"]
+    assert reasons(raw) == [(2, "user: missing id")]
+
+
 def test_int_and_text_ids_are_one_and_spelling_counts(tmp_path: Path) -> None:
     users = [1, "1", 1.0, "01", "1.0", 2**53 + 1, 2**70 + 1]
     raw = read(tmp_path, lines(*(event(user, timestamp=n) for n, user in enumerate(users))))

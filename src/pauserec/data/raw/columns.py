@@ -8,7 +8,7 @@ import polars as pl
 
 from pauserec.config import IdRule
 from pauserec.data.raw.chunks import SPACES
-from pauserec.data.raw.clean import MAX_ID_CHARS, BadValueError, Float32, clean_id, clean_order, respelt
+from pauserec.data.raw.clean import ID_MISSING, MAX_ID_CHARS, BadValueError, Float32, clean_id, clean_order, respelt
 
 Values = pl.Series | list[Any] | None
 _PLAIN_ID = rf"^[!-~]{{1,{MAX_ID_CHARS}}}$"
@@ -27,11 +27,12 @@ class Cleaned(NamedTuple):
 def clean_ids(values: Values, size: int, missing: frozenset[str], rules: Sequence[IdRule] = ()) -> Cleaned:
     """Ids as text (String). See `clean.clean_id`, which says what is an id."""
     if isinstance(values, pl.Series) and values.dtype.is_integer():
-        return _respelt(Cleaned(values.cast(pl.String), *_nothing(size, 2)), values, missing, rules)
+        none = pl.select(pl.when(values.is_null()).then(pl.lit(ID_MISSING))).to_series()
+        return _respelt(Cleaned(values.cast(pl.String), none, _nulls(size, pl.String)), rules)
     if isinstance(values, pl.Series) and values.dtype == pl.String:
         plain = values.str.contains(_PLAIN_ID) & ~values.str.to_lowercase().is_in(list(missing))
         if plain.all(ignore_nulls=False):
-            return _respelt(Cleaned(values, *_nothing(size, 2)), values, missing, rules)
+            return _respelt(Cleaned(values, *_nothing(size, 2)), rules)
         odd = values.filter(~plain.fill_null(value=False)).unique().to_list()
         found = pl.DataFrame(
             [(value, *_tried(lambda each: clean_id(each, missing), value)) for value in odd],
@@ -47,13 +48,13 @@ def clean_ids(values: Values, size: int, missing: frozenset[str], rules: Sequenc
             .otherwise("value")
             .alias("value")
         )
-        return _respelt(Cleaned(joined["value"], joined["problem"], joined["repair"]), values, missing, rules)
+        return _respelt(Cleaned(joined["value"], joined["problem"], joined["repair"]), rules)
     every = [_tried(lambda each: clean_id(each, missing), value) for value in python_values(values, size)]
     columns = zip(*every, strict=True) if every else ((), (), ())
-    return _respelt(Cleaned(*(pl.Series(list(each), dtype=pl.String) for each in columns)), values, missing, rules)
+    return _respelt(Cleaned(*(pl.Series(list(each), dtype=pl.String) for each in columns)), rules)
 
 
-def _respelt(found: Cleaned, values: Values, missing: frozenset[str], rules: Sequence[IdRule]) -> Cleaned:
+def _respelt(found: Cleaned, rules: Sequence[IdRule]) -> Cleaned:
     if not rules:
         return found
     text = respelt(found.value, rules)
