@@ -18,7 +18,7 @@ from pauserec.config import (
     TrainingSettings,
 )
 from pauserec.data.dataset import check_raw, follows_another_rule, prepare, raw_files
-from pauserec.data.losses import refuse_unreachable
+from pauserec.data.left_out import refuse_unreachable
 from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.llm.growth import grow_vocabulary
 from pauserec.llm.model import check_adapters

@@ -254,7 +254,7 @@ def main() -> None:
 
 def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...] = (), reuse: tuple[Path, ...] = ()) -> None:
     from pauserec.data.dataset import QUARANTINE
-    from pauserec.data.losses import unreachable
+    from pauserec.data.left_out import unreachable
     from pauserec.pipeline import run as run_pipeline
     from pauserec.results.finished import open_finished
     from pauserec.results.ledger import table_rows

@@ -14,9 +14,10 @@ from pauserec.data.raw.chunks import Row
 from pauserec.data.raw.clean import BadValueError, clean_id, respelt
 from pauserec.data.raw.columns import clean_orders
 from pauserec.data.raw.layouts import EventLayout, open_like_events
+from pauserec.data.raw.moments import parse_times
 from pauserec.data.raw.order import choose_order
 from pauserec.data.raw.rows import Table
-from pauserec.data.raw.times import decide, parse_times
+from pauserec.data.raw.times import decide
 from pauserec.data.sequences import in_order
 from pauserec.errors import DataError
 from pauserec.records import Recommendations

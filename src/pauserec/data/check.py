@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pauserec.config import DataConfig
 from pauserec.data.dataset import describe
-from pauserec.data.losses import remedy
+from pauserec.data.left_out import remedy
 from pauserec.data.raw.events import read_raw
 from pauserec.data.raw.layouts import find_files
 from pauserec.data.raw.quarantine import Counts, write_quarantine

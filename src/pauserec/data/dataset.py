@@ -18,7 +18,7 @@ from polars.exceptions import PanicException, PolarsError
 
 from pauserec.assets.named import check_name
 from pauserec.config import Columns, DataConfig
-from pauserec.data.losses import WARN_FROM, check_loss, is_much, left_out, nothing_left, seen_targets
+from pauserec.data.left_out import WARN_FROM, check_loss, is_much, lost_rows, nothing_left, seen_targets
 from pauserec.data.raw.events import Raw, read_raw
 from pauserec.data.raw.layouts import files_in, find_files, open_events, open_items, own_folder
 from pauserec.data.raw.parts import of_folder
@@ -43,7 +43,7 @@ def prepare(config: DataConfig, *, out: Path, log: Callable[..., None]) -> dict[
     if histories.events.is_empty():
         raise DataError(nothing_left(raw, config))
     dataset = _number(histories.events, raw.items)
-    lost = left_out(raw)
+    lost = lost_rows(raw)
     if lost and is_much(raw, WARN_FROM):
         warnings.warn(f"{lost}: see {QUARANTINE} of the step dataset", stacklevel=2)
     summary = {

@@ -15,10 +15,11 @@ from pauserec.data.raw.columns import clean_ids, clean_orders, missing_words
 from pauserec.data.raw.items import read_items
 from pauserec.data.raw.layouts import EventLayout, find_files, open_events, open_items
 from pauserec.data.raw.meeting import Meeting, meeting
+from pauserec.data.raw.moments import parse_times
 from pauserec.data.raw.order import Order, OrderedBy, choose_order
 from pauserec.data.raw.quarantine import Counts, Quarantined, as_rows, rejected
 from pauserec.data.raw.rows import Table
-from pauserec.data.raw.times import DAY, FIRST_DAY, Clock, decide, parse_times
+from pauserec.data.raw.times import DAY, FIRST_DAY, Clock, decide
 from pauserec.records import Item
 
 DUPLICATE_EVENT, UNKNOWN_ITEM = "duplicate event", "unknown item"

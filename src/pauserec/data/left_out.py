@@ -17,7 +17,7 @@ WARN_FROM = 0.01
 """Share of a file's rows from which their loss is a warning."""
 
 
-def left_out(raw: Raw) -> str:
+def lost_rows(raw: Raw) -> str:
     """ "126 of 360 interactions and 7 of 20 items left out (126 unknown item, 7 line is not UTF-8)"; "" if nothing was."""
     parts = [f"{counts.lost:,} of {counts.read:,} {what}" for what, counts in _files(raw) if counts.lost]
     if not parts:
