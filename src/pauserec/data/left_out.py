@@ -112,8 +112,8 @@ def remedy(raw: Raw) -> str:
     if raw.counts.reasons[TIME_BAD]:
         return f"; {raw.clock.unread}" if raw.clock.unread else ""
     if raw.counts.reasons[UNKNOWN_ITEM] and raw.meeting is not None:
-        met = raw.meeting.line()
-        return (
-            f"; {met}" if met else f"; an id there is {raw.meeting.here!r}, one of the items file {raw.meeting.there!r}"
-        )
+        if met := raw.meeting.line():
+            return f"; {met}"
+        if raw.counts.reasons[UNKNOWN_ITEM] * 2 >= raw.counts.read:
+            return f"; an id there is {raw.meeting.here!r}, one of the items file {raw.meeting.there!r}"
     return ""
