@@ -42,7 +42,15 @@ def test_the_plan_walks_the_steps_of_the_run(tiny_recipe: Recipe, tiny_run: Path
     assert set(new.taken) == set(told) - {"sft", "test-sft", "implicit_sft", "test-pauserec", "test-pauserec-k0"}
     assert dict(new.steps) == {name: name in new.taken for name in told}
     assert f"taken over: {', '.join(new.taken)}" in new.totals()
-    redone = dict(make_plan(tiny_recipe, tiny_run, ("sft",)).steps)
+    again = make_plan(tiny_recipe, tiny_run, ("sft",))
+    assert dict(again.again) == {
+        "sft": "--redo",
+        **dict.fromkeys(
+            ["test-sft", "implicit_sft", "test-pauserec", "test-pauserec-k0"], "what it is made from is made again"
+        ),
+    }
+    assert "sft would be done again: --redo" in again.totals()
+    redone = dict(again.steps)
     assert [name for name, done in redone.items() if not done] == [
         "sft", "test-sft", "implicit_sft", "test-pauserec", "test-pauserec-k0"
     ]  # fmt: skip

@@ -57,6 +57,8 @@ class Plan:
     """Baselines that would train, of whose cost nothing is said."""
     taken: tuple[str, ...] = ()
     """Finished steps that would be taken over from other run folders."""
+    again: tuple[tuple[str, str], ...] = ()
+    """Finished steps that would be done again, and why."""
 
     def table(self) -> Table:
         """Stages with tokens, time, memory and disk."""
@@ -74,6 +76,7 @@ class Plan:
         waiting = [name for name, done in self.steps if not done]
         done = [name for name, done in self.steps if done and name not in self.taken]
         taken = f"\ntaken over: {', '.join(self.taken)}" if self.taken else ""
+        taken += "".join(f"\n{name} would be done again: {why}" for name, why in self.again)
         return (
             f"data: {users:,} users / {items:,} items / {interactions:,} interactions\n"
             + (f"model: {self.parameters / 1e6:,.1f}M parameters\n" if self.stages else "")
@@ -112,7 +115,7 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[Pat
     waiting = [name for name, done in steps if not done]
     unplanned = tuple(baseline.name for baseline in recipe.baselines if baseline.name in waiting)
     if not recipe.stages:
-        return Plan(counts, 0, steps, (), unplanned, tuple(walked.taken))
+        return Plan(counts, 0, steps, (), unplanned, tuple(walked.taken), tuple(walked.again.items()))
     source = named.model_path(recipe.model.name, weights=False)
     shape, tokenizer = shape_and_tokenizer(recipe.model, source)
     ids = _stand_in_ids(recipe, len(dataset.items))
@@ -129,7 +132,7 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[Pat
     cost = _Cost(recipe, parameters, parameters - untied * table, table, width, vocabulary.used)
     sight = Sight(dataset, ids, tokenizer, vocabulary, positions_of(shape))
     stages = tuple(cost.stage(stage, *STAGES[stage.kind].tokens(stage.job(recipe), sight)) for stage in recipe.stages)
-    return Plan(counts, parameters, steps, stages, unplanned, tuple(walked.taken))
+    return Plan(counts, parameters, steps, stages, unplanned, tuple(walked.taken), tuple(walked.again.items()))
 
 
 class _DryRun(Run):
@@ -139,6 +142,7 @@ class _DryRun(Run):
         super().__init__(path, recipe, redo)
         self.done: dict[str, bool] = {}
         self.taken: list[str] = []
+        self.again: dict[str, str] = {}
 
     def step(
         self,
@@ -155,9 +159,13 @@ class _DryRun(Run):
         self.done[name] = ready and self.is_done(name, settings, inputs, files)
         if self.done[name]:
             return replace(self.finished(name), counted=counted)
+        if (self.path / name).exists():
+            why = self._why_again(name, counted, contents_of(inputs, files)) if ready else ""
+            self.again[name] = why or "what it is made from is made again"
         if ready and (other := self.elsewhere(name, counted, contents_of(inputs, files))):
             self.done[name] = True
             self.taken.append(name)
+            self.again.pop(name, None)
             return replace(Run(other, self.recipe).finished(name), counted=counted)
         return FinishedStep(name, self.path / name, counted.now, {}, counted=counted)
 
