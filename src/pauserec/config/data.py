@@ -76,8 +76,8 @@ class DataConfig(Settings):
     """Column delimiter of text tables; null finds it from the header."""
     encoding: str | None = Field(default=None, json_schema_extra=LATER)
     """Encoding of text files, for example "windows-1252"; null is UTF-8, or UTF-16 with its mark."""
-    quotes: Literal["auto", "none"] = Field(default="auto", json_schema_extra=LATER)
-    """`none`: quotation marks in text tables are text. `auto`: they enclose fields, except in RecBole's files."""
+    quotes: str = Field(default="auto", pattern="^(auto|none|.)$", json_schema_extra=LATER)
+    """The quotation mark of text tables; `none`: quotation marks are text. `auto` finds it; RecBole's files have none."""
     escape: Literal["auto", "none", "backslash"] = Field(default="auto", json_schema_extra=LATER)
     """Whether a backslash stands before a quotation mark inside a quoted field; `auto` finds it."""
     missing: tuple[str, ...] = Field(

@@ -55,6 +55,20 @@ def test_quotes_can_be_named_as_text(tmp_path: Path) -> None:
     assert titles(raw) == ['"whole"', '"open', "x", "y"]
 
 
+def test_single_quotation_marks_are_found(tmp_path: Path) -> None:
+    raw = read(tmp_path, "item_id,title\na,'Moon, lamp'\nb,'it''s'\nc,'x'\nd,'y'\n")
+    assert titles(raw) == ["Moon, lamp", "it's", "x", "y"]
+    assert read(tmp_path, "item_id,title\na,~M, n~\n", quotes="~").items["a"].title == "M, n"
+
+
+def test_parts_may_lie_in_folders_of_partitions(tmp_path: Path) -> None:
+    for day in ("2020-01-01", "2020-01-02"):
+        (tmp_path / "events.csv" / f"day={day}").mkdir(parents=True)
+        (tmp_path / "events.csv" / f"day={day}" / "p.csv").write_text(f"user_id,item_id,timestamp\nu,{day},{day}\n")
+    raw = read_raw(DataConfig(interactions=str(tmp_path / "events.csv")))
+    assert raw.events["item_id"].to_list() == ["2020-01-01", "2020-01-02"]
+
+
 def test_a_folder_of_parts_is_one_table(tmp_path: Path) -> None:
     folder = tmp_path / "events.csv"
     folder.mkdir()

@@ -39,6 +39,8 @@ def seconds(raw: Raw) -> list[int]:
         "%d.%m.%Y %H:%M:%S",
         "%Y/%m/%d %H:%M:%S",
         "%m/%d/%Y %I:%M:%S %p",
+        "%d-%b-%y %H:%M:%S",
+        "%Y-%m-%d %H:%M:%S +0000",
     ],
 )
 def test_common_forms_are_read(tmp_path: Path, form: str) -> None:

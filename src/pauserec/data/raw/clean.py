@@ -32,6 +32,8 @@ _ELEMENTS = (
 )
 _HIDDEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(rf"</?(?:{_ELEMENTS})(?:\s[^<>]*)?/?>|<!doctype[^<>]*>", re.IGNORECASE)
+_ZONE = re.compile(r" ([+-]\d\d:?\d\d)$")
+"""A zone behind a blank, as databases write it."""
 _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]*);", re.IGNORECASE)
 
 ID_MISSING = "missing id"
@@ -235,6 +237,7 @@ def iso(text: str) -> int | None:
     """Nanoseconds since 1970 of an ISO 8601 time, UTC unless it names a zone; None if it is none."""
     for word in (" UTC", " GMT"):
         text = text.removesuffix(word)
+    text = _ZONE.sub(r"\1", text)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

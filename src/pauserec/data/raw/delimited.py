@@ -25,10 +25,10 @@ BAD_QUOTING, WRONG_WIDTH = "bad quoting", "wrong number of fields"
 
 @dataclass(frozen=True)
 class Dialect:
-    """How delimited text is written. quoted: whether quotation marks mean anything. escape: a backslash, or null."""
+    """How delimited text is written. quote: the quotation mark, or null where it is text. escape: a backslash, or null."""
 
     delimiter: str
-    quoted: bool = True
+    quote: str | None = '"'
     escape: str | None = None
 
 
@@ -40,13 +40,20 @@ class _Record(NamedTuple):
     note: str | None = None
 
 
-def finds_escapes(sample: Sequence[str], delimiter: str, width: int) -> bool:
+def finds_escapes(sample: Sequence[str], dialect: Dialect, width: int) -> bool:
     """Whether more of these lines read as rows with backslashes before quotation marks than with doubled ones."""
-    lines = [line for line in sample if '\\"' in line]
+    lines = [line for line in sample if f"\\{dialect.quote}" in line]
     read = [
-        sum(len(_one_line(line, delimiter, escape=escape) or ()) == width for line in lines) for escape in (True, False)
+        sum(len(_one_line(line, dialect, escape=escape) or ()) == width for line in lines) for escape in (True, False)
     ]
     return read[0] > read[1]
+
+
+def finds_single_quotes(sample: Sequence[str], delimiter: str) -> bool:
+    """Whether most of these lines have fields in single quotation marks, and none a double one."""
+    fields = [line.split(delimiter) for line in sample]
+    around = [any(len(each) > 1 and each[0] == each[-1] == "'" for each in row) for row in fields]
+    return bool(around) and 2 * sum(around) > len(around) and not any('"' in line for line in sample)
 
 
 def delimited_chunks(blocks: Iterator[Block], dialect: Dialect, width: int, places: Sequence[int]) -> Iterator[Chunk]:
@@ -62,7 +69,7 @@ def delimited_chunks(blocks: Iterator[Block], dialect: Dialect, width: int, plac
             if skipped is None:
                 continue
             current, header = skipped, False
-        limit = max(0, len(current.text) - MAX_RECORD_LINES - 1) if dialect.quoted else len(current.text)
+        limit = max(0, len(current.text) - MAX_RECORD_LINES - 1) if dialect.quote else len(current.text)
         held = None
         if limit:
             chunk, end = _parse(current, dialect, width, places, limit)
@@ -104,10 +111,10 @@ def _parse(block: Block, dialect: Dialect, width: int, places: Sequence[int], li
     right = text.str.count_matches(dialect.delimiter, literal=True) == width - 1
     fields = text.str.split_exact(dialect.delimiter, width - 1).struct.unnest().get_columns()
     simple = ~undecoded
-    if dialect.quoted:
-        quoted = text.str.contains('"', literal=True) & ~undecoded
+    if dialect.quote:
+        quoted = text.str.contains(dialect.quote, literal=True) & ~undecoded
         if quoted.any():
-            fields, whole = _unquoted(fields, quoted)
+            fields, whole = _unquoted(fields, quoted, dialect.quote)
             simple &= ~quoted | (whole & right)
     problem = pl.select(
         pl.when(undecoded).then(pl.lit(NOT_DECODED)).when(simple & ~right).then(pl.lit(WRONG_WIDTH)).alias("problem")
@@ -140,15 +147,15 @@ def _field(fields: list[pl.Series], place: int, size: int) -> pl.Series:
     return fields[place]
 
 
-def _unquoted(fields: list[pl.Series], quoted: pl.Series) -> tuple[list[pl.Series], pl.Series]:
+def _unquoted(fields: list[pl.Series], quoted: pl.Series, quote: str) -> tuple[list[pl.Series], pl.Series]:
     """Fields without the quotation marks around a whole one, and whether a line has no others."""
     found: list[pl.Series] = []
     whole = pl.repeat(value=True, n=len(quoted), eager=True)
     for field in fields:
-        marks = field.str.count_matches('"', literal=True).fill_null(0)
-        around = (marks == 2) & field.str.starts_with('"') & field.str.ends_with('"')
+        marks = field.str.count_matches(quote, literal=True).fill_null(0)
+        around = (marks == 2) & field.str.starts_with(quote) & field.str.ends_with(quote)
         around = around.fill_null(value=False)
-        inner = field.str.strip_prefix('"').str.strip_suffix('"')
+        inner = field.str.strip_prefix(quote).str.strip_suffix(quote)
         found.append(pl.select(pl.when(around).then(inner).otherwise(field)).to_series())
         whole &= around | (marks == 0)
     return found, whole
@@ -186,12 +193,13 @@ def _hard(
 def _record(block: Block, start: int, dialect: Dialect, width: int) -> _Record:
     """A row with quotation marks in it, in the first reading that gives it its fields."""
     first = str(block.text[start]).replace("\0", "")
-    escaped = _one_line(first, dialect.delimiter, escape=True) if '\\"' in first else None
+    quote = dialect.quote or ""
+    escaped = _one_line(first, dialect, escape=True) if f"\\{quote}" in first else None
     if dialect.escape is not None and escaped is not None and len(escaped) == width:
         return _Record(escaped)
     is_open, doubled = False, None
     try:
-        doubled = _fields([first], dialect.delimiter)
+        doubled = _fields([first], dialect)
     except _OpenError:
         is_open = True
     if doubled is not None and len(doubled) == width:
@@ -201,14 +209,14 @@ def _record(block: Block, start: int, dialect: Dialect, width: int) -> _Record:
     if is_open and (several := _several_lines(block, start, first, dialect, width)) is not None:
         return several
     parts = first.split(dialect.delimiter)
-    if len(parts) == width and not any(part.count('"') % 2 for part in parts):
+    if len(parts) == width and not any(part.count(quote) % 2 for part in parts):
         return _Record(parts, note=PLAIN_QUOTES)
     return _Record(doubled)
 
 
-def _one_line(text: str, delimiter: str, *, escape: bool) -> list[str] | None:
+def _one_line(text: str, dialect: Dialect, *, escape: bool) -> list[str] | None:
     try:
-        return _fields([text], delimiter, escape=escape)
+        return _fields([text], dialect, escape=escape)
     except _OpenError:
         return None
 
@@ -223,10 +231,10 @@ def _several_lines(block: Block, start: int, first: str, dialect: Dialect, width
         if place in block.undecoded:
             return None
         lines.append(str(block.text[place]).replace("\0", ""))
-        if '"' not in lines[-1]:
+        if (dialect.quote or "") not in lines[-1]:
             continue
         try:
-            fields = _fields(lines, dialect.delimiter, escape=dialect.escape is not None)
+            fields = _fields(lines, dialect, escape=dialect.escape is not None)
         except _OpenError:
             continue
         if fields is None:
@@ -238,13 +246,18 @@ def _several_lines(block: Block, start: int, first: str, dialect: Dialect, width
     return None
 
 
-def _fields(lines: list[str], delimiter: str, *, escape: bool = False) -> list[str] | None:
+def _fields(lines: list[str], dialect: Dialect, *, escape: bool = False) -> list[str] | None:
     """Fields of the one record that these lines are; null if they are none. Raises _OpenError if it goes on."""
     escapes = "\\" if escape else None
     try:
-        records = list(
-            csv.reader((line + "\n" for line in lines), delimiter=delimiter, escapechar=escapes, strict=True)
+        reader = csv.reader(
+            (line + "\n" for line in lines),
+            delimiter=dialect.delimiter,
+            quotechar=dialect.quote,
+            escapechar=escapes,
+            strict=True,
         )
+        records = list(reader)
     except csv.Error as error:
         if str(error) == "unexpected end of data":
             raise _OpenError from None

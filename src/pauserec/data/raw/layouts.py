@@ -76,7 +76,8 @@ def own_folder(config: DataConfig) -> Path | None:
 
 def files_in(folder: Path) -> tuple[Path, Path | None] | None:
     """The files in a folder of one's own, if it is one and holds any. Raises DataError if it holds several of a kind."""
-    names = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    inside = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(path for path in inside if path.is_file() or path.suffix.lower() in SUFFIXES)  # or a folder of parts
     for events, items in (_by_stem(names, "interactions", "items"), _recbole(names), _amazon(names)):
         if len(events) > 1 or len(items) > 1:
             several = ", ".join(path.name for path in (events if len(events) > 1 else items))

@@ -7,7 +7,8 @@ from pauserec.errors import DataError
 
 def of_folder(path: Path) -> list[Path]:
     """The parts in the order of their names, without what begins with "." or "_". Raises DataError if there is none."""
-    found = sorted(part for part in path.iterdir() if part.is_file() and part.name[:1] not in "._")
+    inside = (part for part in path.rglob("*") if part.is_file())
+    found = sorted(part for part in inside if not any(name[:1] in "._" for name in part.relative_to(path).parts))
     if not found:
         raise DataError(
             f"{path} is a folder without parts: name a file, or a folder of Parquet, CSV or JSON-lines files"

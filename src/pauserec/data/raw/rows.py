@@ -7,14 +7,14 @@ are no rows.
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from pauserec.data.raw import parts
 from pauserec.data.raw.chunks import Chunk, Row
-from pauserec.data.raw.delimited import Dialect, delimited_chunks, finds_escapes
+from pauserec.data.raw.delimited import Dialect, delimited_chunks, finds_escapes, finds_single_quotes
 from pauserec.data.raw.json_lines import json_chunks, parse_record
 from pauserec.data.raw.lines import read_blocks
 from pauserec.data.raw.parquet_rows import parquet_chunks, parquet_columns
@@ -39,7 +39,7 @@ class Reading:
 
     delimiter: str | None = None
     encoding: str | None = None
-    quotes: Literal["auto", "none"] = "auto"
+    quotes: str = "auto"
     escape: Literal["auto", "none", "backslash"] = "auto"
     recbole: bool = False
 
@@ -60,7 +60,8 @@ class Table:
         """What it was taken for, as a line for a reader."""
         what = {"parquet": "Parquet", "jsonl": "JSON lines"}.get(self.kind, "")
         if self.dialect is not None:
-            quotes = "quotation marks as text" if not self.dialect.quoted else "quoted"
+            mark = self.dialect.quote
+            quotes = "quotation marks as text" if mark is None else "quoted" if mark == '"' else f"quoted by {mark}"
             escape = ", backslashes before quotation marks" if self.dialect.escape else ""
             what = f"text parted by {self.dialect.delimiter!r}, {quotes}{escape}"
         parts = f", {len(self.parts)} parts" if self.parts else ""
@@ -164,9 +165,17 @@ def _delimited(path: Path, header: str, sample: list[str], known: frozenset[str]
     twice = sorted({column for column in columns if columns.count(column) > 1 and column in known})
     if twice:
         raise DataError(f"{path}: column {twice[0]!r} stands twice in the header; rename one")
-    escaped = reading.escape == "backslash" or (reading.escape == "auto" and finds_escapes(sample, mark, len(columns)))
-    dialect = Dialect(mark, not recbole and reading.quotes == "auto", "\\" if escaped else None)
+    dialect = Dialect(mark, None if recbole else _quote(reading.quotes, sample, mark))
+    found = reading.escape == "auto" and dialect.quote is not None and finds_escapes(sample, dialect, len(columns))
+    if found or reading.escape == "backslash":
+        dialect = replace(dialect, escape="\\")
     return Table(path, "delimited", columns, dialect, reading.encoding)
+
+
+def _quote(quotes: str, sample: list[str], delimiter: str) -> str | None:
+    if quotes == "auto":
+        return "'" if finds_single_quotes(sample, delimiter) else '"'
+    return None if quotes == "none" else quotes
 
 
 def _header(text: str, delimiter: str, recbole: bool) -> tuple[str, ...]:

@@ -38,15 +38,8 @@ _BANDS = (("seconds", 10**11), ("milliseconds", 10**14), ("microseconds", 10**17
 _FORMS = tuple(
     f"{day}{clock}"
     for day in (
-        "%d/%m/%Y",
-        "%m/%d/%Y",
-        "%d.%m.%Y",
-        "%d-%m-%Y",
-        "%m-%d-%Y",
-        "%Y/%m/%d",
-        "%Y.%m.%d",
-        "%d %b %Y",
-        "%b %d, %Y",
+        *("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d"),
+        *("%d %b %Y", "%b %d, %Y", "%d-%b-%Y", "%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d-%b-%y"),
     )
     for clock in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %I:%M:%S %p")
 )
@@ -133,6 +126,7 @@ def _texts(parsed: pl.DataFrame) -> pl.DataFrame:
     rivals = False
     for form in _FORMS:
         found = formed(distinct, form)
+        found = pl.select(pl.when(found >= 0).then(found)).to_series()  # 20 is no year
         number = int(found.is_not_null().sum())
         if number > best[0]:
             best, rivals = (number, found), False
