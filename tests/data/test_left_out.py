@@ -113,6 +113,9 @@ def test_a_run_says_it_after_the_step_and_under_the_table(tmp_path: Path) -> Non
     assert f"warning: {line} quarantine.jsonl" in " ".join(done.stderr.split())
     assert f"data: {line} runs/r/dataset/quarantine.jsonl" in " ".join(done.stdout.split())
     assert "ties: hash" in done.stdout
+    report = (tmp_path / "runs/r/report.html").read_text()
+    assert "Events of one time are in the order of\n<strong>a hash</strong>" in report
+    assert "1 of 49 interactions left out (1 missing timestamp)." in report
 
 
 @pytest.mark.parametrize(("again", "said"), [(8, "error: 8 of 8 test items"), (3, "warning: 3 of 8 test items")])
