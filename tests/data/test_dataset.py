@@ -225,9 +225,7 @@ def survives(folder: Path, suffix: str, events: bytes, items: bytes) -> None:
     json.dumps(report.as_dict())
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(RECORDS, RECORDS)
-def test_any_json_is_survived(events: list[Any], items: list[Any]) -> None:
+def survives_json(events: list[Any], items: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole = [{"user_id": "u", "item_id": "a", "timestamp": 1, "order": 0}]
         content = ["\n".join(json.dumps(record) for record in whole + part).encode() for part in (events, items)]
@@ -235,15 +233,46 @@ def test_any_json_is_survived(events: list[Any], items: list[Any]) -> None:
 
 
 BYTES = st.binary(max_size=80) | st.text(alphabet='uabx1,;"\n\r\t\0 .-', max_size=60).map(str.encode)
+SUFFIXES = st.sampled_from(["csv", "jsonl", "csv.gz", "parquet"])
 
 
-@settings(deadline=None, max_examples=150)
-@given(st.sampled_from(["csv", "jsonl", "csv.gz", "parquet"]), st.booleans(), BYTES, BYTES)
-def test_any_bytes_are_survived(suffix: str, headed: bool, events: bytes, items: bytes) -> None:
+def survives_bytes(suffix: str, headed: bool, events: bytes, items: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if headed:
             events, items = b"user_id,item_id,timestamp,order\n" + events, b"item_id,title\n" + items
         survives(Path(folder), suffix, events, items)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(RECORDS, RECORDS)
+def test_any_json_is_survived(events: list[Any], items: list[Any]) -> None:
+    survives_json(events, items)
+
+
+@settings(deadline=None, max_examples=150)
+@given(SUFFIXES, st.booleans(), BYTES, BYTES)
+def test_any_bytes_are_survived(suffix: str, headed: bool, events: bytes, items: bytes) -> None:
+    survives_bytes(suffix, headed, events, items)
+
+
+CAMPAIGN = settings(
+    deadline=None, max_examples=25_000, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+"""Two files an example, always the same ones: with both tests a hundred thousand files."""
+
+
+@pytest.mark.slow
+@CAMPAIGN
+@given(RECORDS, RECORDS)
+def test_fifty_thousand_files_of_json_are_survived(events: list[Any], items: list[Any]) -> None:
+    survives_json(events, items)
+
+
+@pytest.mark.slow
+@CAMPAIGN
+@given(SUFFIXES, st.booleans(), BYTES, BYTES)
+def test_fifty_thousand_files_of_bytes_are_survived(suffix: str, headed: bool, events: bytes, items: bytes) -> None:
+    survives_bytes(suffix, headed, events, items)
 
 
 @pytest.mark.parametrize(
