@@ -147,3 +147,19 @@ def test_answers_never_replace_the_histories(tmp_path: Path) -> None:
     path = users(tmp_path, "u.jsonl", "{}")
     with pytest.raises(DataError, match="is the file of --users"):
         check_output("json", tmp_path / "." / "u.jsonl", path)
+
+
+def test_a_list_of_times_beside_a_list_of_items_orders_it(tmp_path: Path) -> None:
+    path = tmp_path / "users.jsonl"
+    path.write_text('{"user_id": "u", "item_id": ["b", "a", "c"], "timestamp": [20, 10, 30]}\n')
+    assert read(None, path) == (["u"], [["a", "b", "c"]])
+    path.write_text('{"user_id": "u", "item_id": ["b", "a"], "timestamp": [20, 10, 30]}\n')
+    with pytest.raises(DataError, match="line 1: 2 items beside 3 times"):
+        read(None, path)
+
+
+@pytest.mark.parametrize(("content", "said"), [("", "is empty"), ("user_id,item_id\n", "has no rows below its header")])
+def test_a_file_without_users_is_an_error(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "users.csv").write_text(content)
+    with pytest.raises(DataError, match=said):
+        read(None, tmp_path / "users.csv")

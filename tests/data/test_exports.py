@@ -95,3 +95,11 @@ def test_a_data_set_that_was_changed_is_refused(tiny_run: Path, tmp_path: Path) 
     (copy / "dataset" / "histories.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunError, match="--redo dataset"):
         export(copy, tmp_path / "out", "rectools", "")
+
+
+def test_ids_that_recbole_would_read_as_missing_are_refused_by_name(tmp_path: Path) -> None:
+    items = tuple(Item(item, "T") for item in ("a", "NA", "n/a"))
+    dataset = Dataset(items, ("u",), (np.array([0, 1, 2]),), "fingerprint")
+    with pytest.raises(DataError, match="RecBole reads these items as missing: 'NA', 'n/a': export for RecTools"):
+        recbole(dataset, tmp_path, "x")
+    assert not list(tmp_path.iterdir())

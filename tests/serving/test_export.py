@@ -140,6 +140,12 @@ def test_a_folder_that_is_not_empty_is_left_alone(run_folder: Path, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_a_place_that_cannot_be_made_is_named_as_it_was_given(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match=r"file/new cannot be made \(.*\): choose another folder"):
+        export_run(run_folder, tmp_path / "file" / "new")
+
+
 def test_an_empty_folder_is_filled(run_folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "empty"
     target.mkdir()
