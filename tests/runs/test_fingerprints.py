@@ -16,6 +16,11 @@ from pauserec.runs.fingerprints import Fingerprint, changed_settings
 TABLE = Path(__file__).with_name("redone.toml")
 """For every setting of the recipe below, the steps that a change redoes."""
 OTHERWISE: dict[str, Any] = {
+    "data.time.zero": "1899-12-30",
+    "data.time.format": "%Y",
+    "data.quotes": "none",
+    "data.encoding": "utf-16",
+    "data.ids": ["case"],
     "data.interactions": None,
     "data.items": None,
     "data.delimiter": ";",
