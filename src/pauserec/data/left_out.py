@@ -7,7 +7,8 @@ import numpy as np
 
 from pauserec.config import DataConfig
 from pauserec.data.raw.chunks import NOT_DECODED
-from pauserec.data.raw.clean import ORDER_BAD, TIME_BAD
+from pauserec.data.raw.clean import ORDER_BAD, TIME_BAD, TIME_FUTURE
+from pauserec.data.raw.delimited import WRONG_WIDTH
 from pauserec.data.raw.events import UNKNOWN_ITEM, Raw
 from pauserec.data.raw.quarantine import DUPLICATES, Counts
 from pauserec.errors import DataError
@@ -109,6 +110,10 @@ def remedy(raw: Raw) -> str:
         )
     if raw.counts.reasons[ORDER_BAD]:
         return '; if the order column is no order of events, set data.columns.order="null"'
+    if 2 * reasons[WRONG_WIDTH] >= raw.counts.read:
+        return "; most rows have another number of fields than the header: mend the header, or set data.delimiter"
+    if raw.counts.reasons[TIME_FUTURE] and raw.clock.hint:
+        return f"; {raw.clock.hint}"
     if raw.counts.reasons[TIME_BAD]:
         return f"; {raw.clock.unread}" if raw.clock.unread else ""
     if raw.counts.reasons[UNKNOWN_ITEM] and raw.meeting is not None:

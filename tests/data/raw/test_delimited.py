@@ -14,6 +14,7 @@ from pauserec.config import DataConfig
 from pauserec.data.raw import lines
 from pauserec.data.raw.events import Raw, read_raw
 from pauserec.data.raw.rows import open_table
+from pauserec.errors import DataError
 
 EVENTS = "user_id,item_id,timestamp\n" + "".join(f"u,{item},{n + 1}\n" for n, item in enumerate("abcd"))
 
@@ -42,6 +43,35 @@ def test_a_single_row_with_backslashes_is_a_repair(tmp_path: Path) -> None:
     raw = read(tmp_path, rows)
     assert raw.items["d"].title == 'say "yes", please'
     assert raw.item_counts.repairs["backslash before a quotation mark read as an escape"] == 1
+
+
+def test_a_backslash_before_anything_else_is_text(tmp_path: Path) -> None:
+    rows = 'item_id,title,categories\na,"A \\"big\\", one",\\N\nb,"C:\\new \\"x\\", \\\\",B\nc,C,\\N\n'
+    raw = read(tmp_path, rows)
+    assert [item.categories for item in raw.items.values()] == [(), ("B",), ()]
+    assert titles(raw) == ['A "big", one', 'C:\\new "x", \\', "C"]
+    assert read(tmp_path, rows, escape="none").item_counts.quarantined == 2
+
+
+@pytest.mark.parametrize("first", ["sep=;", "SEP=;"])
+def test_the_line_in_which_a_spreadsheet_names_the_delimiter_is_no_header(tmp_path: Path, first: str) -> None:
+    raw = read(tmp_path, f"{first}\nitem_id;title\na;Moon, lamp\n")
+    assert titles(raw) == ["Moon, lamp"]
+
+
+def test_a_quoted_header_names_its_columns(tmp_path: Path) -> None:
+    assert titles(read(tmp_path, "'item_id','title'\n'a','Moon, lamp'\n'b','x'\n")) == ["Moon, lamp", "x"]
+
+
+def test_empty_parts_are_passed_over_and_foreign_ones_named(tmp_path: Path) -> None:
+    folder = tmp_path / "events.csv"
+    folder.mkdir()
+    (folder / "part-0.csv").write_text("user_id,item_id,timestamp\nu,a,5\n")
+    (folder / "part-1.csv").write_text("")
+    assert read_raw(DataConfig(interactions=str(folder))).counts.accepted == 1
+    (folder / "part-2.csv").write_text("u,b,6\nu,c,7\n")
+    with pytest.raises(DataError, match=r"part-2.csv has other columns than part-0.csv \(u, b, 6\): every part needs"):
+        read_raw(DataConfig(interactions=str(folder)))
 
 
 def test_quotation_marks_of_a_format_without_quoting_are_text(tmp_path: Path) -> None:

@@ -140,7 +140,20 @@ def test_markup_is_cleaned_alike_in_every_layout(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize(
-    "value", ["['Lamps', 'Desk']", '["Lamps", "Desk"]', "[['Lamps', 'Desk'], ['Gifts']]", "Lamps > Desk", "Lamps|Desk"]
+    "value",
+    [
+        "['Lamps', 'Desk']",
+        '["Lamps", "Desk"]',
+        "[['Lamps', 'Desk'], ['Gifts']]",
+        "Lamps > Desk",
+        "Lamps|Desk",
+        "('Lamps', 'Desk')",
+        "['Lamps' 'Desk']",
+        "['Lamps'\n 'Desk']",
+        "['Lamps', 'Desk', nan]",
+        "Lamps &gt; Desk",
+        "[{'id': 1, 'name': 'Lamps'}, {'id': 2, 'name': 'Desk'}]",
+    ],
 )
 def test_lists_written_as_text_are_lists(tmp_path: Path, value: str) -> None:
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")

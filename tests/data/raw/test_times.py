@@ -61,6 +61,21 @@ def test_days_and_months_that_could_change_places_are_not_guessed(tmp_path: Path
     assert [datetime.fromtimestamp(time, UTC).month for time in seconds(raw)] == [4, 6]
 
 
+def test_years_of_two_digits_are_not_taken_for_days(tmp_path: Path) -> None:
+    raw = read(tmp_path, ["20/01/25", "20/02/10", "20/03/05", "21/01/03"])
+    assert (raw.counts.accepted, raw.counts.reasons) == (0, {"unreadable timestamp": 4})
+    raw = read(tmp_path, ["20/01/25", "20/02/10"], time=TimeConfig(format="%y/%m/%d"))
+    assert [datetime.fromtimestamp(time, UTC).year for time in seconds(raw)] == [2020, 2020]
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [(20200113, "%Y%m%d"), (20200113000000, "%Y%m%d%H%M%S"), (637134336000000000, "ticks of .NET")],
+)
+def test_numbers_that_look_like_something_else_are_named(tmp_path: Path, value: int, hint: str) -> None:
+    assert hint in read(tmp_path, [value, value + 1]).clock.hint
+
+
 def test_a_number_that_does_not_fit_the_columns_unit_is_left_out(tmp_path: Path) -> None:
     raw = read(tmp_path, [BEGIN, BEGIN + 1, (BEGIN + 2) * 1000])
     assert seconds(raw) == [BEGIN, BEGIN + 1]

@@ -34,6 +34,8 @@ _HIDDEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->", re.DOTAL
 _TAG = re.compile(rf"</?(?:{_ELEMENTS})(?:\s[^<>]*)?/?>|<!doctype[^<>]*>", re.IGNORECASE)
 _ZONE = re.compile(r" ([+-]\d\d:?\d\d)$")
 """A zone behind a blank, as databases write it."""
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_PRINTED = re.compile(rf"\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))+\s*\]")
 _ENTITY = re.compile(r"&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]*);", re.IGNORECASE)
 
 ID_MISSING = "missing id"
@@ -147,16 +149,21 @@ def clean_categories(
 
     And the repairs. separator: "" parts nothing; the default also stands for others (`_SEPARATORS`) where it is not met.
     """
+    marked = False
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return (), ()
     if isinstance(value, str):
-        value = _list_in(value, separator)
+        plain = unmarked(value) if markup == "clean" else value
+        marked = plain != value
+        value = _list_in(plain, separator)
     if not isinstance(value, list | tuple):
         return (), ("categories of another type left out",)
     paths = [entry for entry in value if isinstance(entry, list | tuple) and entry]
     entries = list(paths[0]) if paths else [entry for entry in value if not isinstance(entry, list | tuple)]
+    entries = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
     labels: list[str] = []
-    told: list[str] = ["categories cleaned"] if len(entries) > MAX_CATEGORIES else []
+    told: list[str] = [MARKUP] if marked else []
+    told += ["categories cleaned"] if len(entries) > MAX_CATEGORIES else []
     for entry in entries[:MAX_CATEGORIES]:
         label, repairs = clean_text(entry, max_chars, missing, markup)
         # The blanks around a separator are its own; anything else that changed is a repair.
@@ -172,13 +179,16 @@ def clean_categories(
 
 def _list_in(text: str, separator: str) -> list[Any] | tuple[Any, ...]:
     """A list written as text, or the parts of a text."""
-    if text.lstrip().startswith("[") and text.rstrip().endswith("]"):
+    bare = text.strip()
+    if bare[:1] in ("[", "(") and bare[-1:] in ("]", ")"):
+        if _PRINTED.fullmatch(bare):  # as numpy prints a list
+            return [entry[1:-1] for entry in _QUOTED.findall(bare)]
         with suppress(ValueError):
-            found = orjson.loads(text)
+            found = orjson.loads(bare)
             if isinstance(found, list):
                 return found
-        found = parse_literal(text, "[")
-        if isinstance(found, list):
+        found = parse_literal(re.sub(r"\bnan\b", "None", bare), bare[0])
+        if isinstance(found, list | tuple):
             return found
     if separator == _SEPARATORS[0]:
         separator = next((mark for mark in _SEPARATORS if mark in text), separator)

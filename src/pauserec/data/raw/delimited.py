@@ -30,6 +30,8 @@ class Dialect:
     delimiter: str
     quote: str | None = '"'
     escape: str | None = None
+    escapes: bool = True
+    """Whether a row may have backslashes before quotation marks although the file was not found to have them."""
 
 
 class _Record(NamedTuple):
@@ -56,8 +58,13 @@ def finds_single_quotes(sample: Sequence[str], delimiter: str) -> bool:
     return bool(around) and 2 * sum(around) > len(around) and not any('"' in line for line in sample)
 
 
-def delimited_chunks(blocks: Iterator[Block], dialect: Dialect, width: int, places: Sequence[int]) -> Iterator[Chunk]:
-    """Rows after the header, with the fields at `places` (-1: no such field). width: fields of a row."""
+def delimited_chunks(
+    blocks: Iterator[Block], dialect: Dialect, width: int, places: Sequence[int], above: int = 0
+) -> Iterator[Chunk]:
+    """Rows after the header, with the fields at `places` (-1: no such field).
+
+    width: fields of a row. above: lines before the header.
+    """
     # A title of 1 MB is data, not an attack on us; the csv module's limit is a process-wide 128 kB.
     csv.field_size_limit(2**31 - 1)
     held: Block | None = None
@@ -65,7 +72,7 @@ def delimited_chunks(blocks: Iterator[Block], dialect: Dialect, width: int, plac
     for block in blocks:
         current = block if held is None else _joined(held, block)
         if header:
-            skipped = _after_header(current)
+            skipped = _after_header(current, above)
             if skipped is None:
                 continue
             current, header = skipped, False
@@ -81,10 +88,10 @@ def delimited_chunks(blocks: Iterator[Block], dialect: Dialect, width: int, plac
         yield _parse(held, dialect, width, places, len(held.text))[0]
 
 
-def _after_header(block: Block) -> Block | None:
-    """What follows the first line that is not blank; null where all are."""
+def _after_header(block: Block, above: int) -> Block | None:
+    """What follows the header, the first line that is not blank but for those above it; null where there is none."""
     _, line = placed(block.text, block.first)
-    for number in line.head(1):
+    for number in line.slice(above, 1):
         return _from(block, number - block.first + 1)
     return None
 
@@ -194,7 +201,7 @@ def _record(block: Block, start: int, dialect: Dialect, width: int) -> _Record:
     """A row with quotation marks in it, in the first reading that gives it its fields."""
     first = str(block.text[start]).replace("\0", "")
     quote = dialect.quote or ""
-    escaped = _one_line(first, dialect, escape=True) if f"\\{quote}" in first else None
+    escaped = _one_line(first, dialect, escape=True) if f"\\{quote}" in first and dialect.escapes else None
     if dialect.escape is not None and escaped is not None and len(escaped) == width:
         return _Record(escaped)
     is_open, doubled = False, None
@@ -248,21 +255,21 @@ def _several_lines(block: Block, start: int, first: str, dialect: Dialect, width
 
 def _fields(lines: list[str], dialect: Dialect, *, escape: bool = False) -> list[str] | None:
     """Fields of the one record that these lines are; null if they are none. Raises _OpenError if it goes on."""
-    escapes = "\\" if escape else None
+    quote = dialect.quote or ""
+    if escape:  # a backslash before anything else is text: a field that is no value is \\N
+        lines = [line.replace("\\\\", "\0").replace(f"\\{quote}", quote + quote) for line in lines]
     try:
         reader = csv.reader(
-            (line + "\n" for line in lines),
-            delimiter=dialect.delimiter,
-            quotechar=dialect.quote,
-            escapechar=escapes,
-            strict=True,
+            (line + "\n" for line in lines), delimiter=dialect.delimiter, quotechar=dialect.quote, strict=True
         )
         records = list(reader)
     except csv.Error as error:
         if str(error) == "unexpected end of data":
             raise _OpenError from None
         return None
-    return records[0] if len(records) == 1 else None
+    if len(records) != 1:
+        return None
+    return [field.replace("\0", "\\") for field in records[0]] if escape else records[0]
 
 
 class _OpenError(Exception):

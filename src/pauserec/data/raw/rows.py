@@ -5,6 +5,7 @@ are no rows.
 """
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,6 +22,10 @@ from pauserec.data.raw.parquet_rows import parquet_chunks, parquet_columns
 from pauserec.errors import DataError
 
 DELIMITERS = ("\t", ",", ";", "|")
+JSON = re.compile(r"\s*(\{|\[\s*(\{|$))")
+"""How a file of JSON begins, whatever its name."""
+SEPARATOR_LINE = re.compile(r"sep=(.)$", re.IGNORECASE)
+"""What a spreadsheet writes above the header to name the delimiter."""
 SAMPLE_ROWS = 1000
 """Rows of a file that are looked at to learn its columns and its dialect."""
 OTHERS = {
@@ -53,6 +58,8 @@ class Table:
     columns: tuple[str, ...]
     dialect: Dialect | None = None
     encoding: str | None = None
+    above: int = 0
+    """Lines above the header."""
     parts: tuple["Table", ...] = ()
     """Where the path is a folder: its files, in the order of their names."""
 
@@ -89,7 +96,7 @@ class Table:
         if self.dialect is None:
             return json_chunks(blocks, wanted)
         places = [self.columns.index(name) if name in self.columns else -1 for name in wanted]
-        return delimited_chunks(blocks, self.dialect, len(self.columns), places)
+        return delimited_chunks(blocks, self.dialect, len(self.columns), places, self.above)
 
 
 def open_table(path: Path, known: frozenset[str], reading: Reading = Reading()) -> Table:
@@ -100,8 +107,14 @@ def open_table(path: Path, known: frozenset[str], reading: Reading = Reading()) 
     """
     if path.is_dir():
         tables = tuple(open_table(part, known, reading) for part in parts.of_folder(path))
+        for table in tables:
+            if table.dialect is not None and set(table.columns) != set(tables[0].columns):
+                raise DataError(
+                    f"{table.path} has other columns than {tables[0].path.name} ({', '.join(table.columns)[:100]}): every part "
+                    "needs the header, and nothing else may lie in the folder"
+                )
         columns = tuple(dict.fromkeys(name for table in tables for name in table.columns))
-        return Table(path, tables[0].kind, columns, tables[0].dialect, tables[0].encoding, tables)
+        return Table(path, tables[0].kind, columns, tables[0].dialect, tables[0].encoding, parts=tables)
     head = _head(path)
     if head == b"PAR1":
         return Table(path, "parquet", parquet_columns(path))
@@ -116,13 +129,16 @@ def open_table(path: Path, known: frozenset[str], reading: Reading = Reading()) 
     if not sample:
         raise DataError(f"{path} is empty: give a file with rows")
     first, decoded = sample[0]
-    if name.endswith((".jsonl", ".ndjson", ".json")) or (decoded and first.lstrip().startswith("{")):
+    if name.endswith((".jsonl", ".ndjson", ".json")) or (decoded and JSON.match(first)):
         return Table(
             path, "jsonl", _json_columns(path, [text for text, whole in sample if whole]), None, reading.encoding
         )
     if not decoded:
         raise DataError(f'{path}: the header is not UTF-8: set data.encoding (for example "windows-1252")')
-    return _delimited(path, first, [text for text, whole in sample[1:] if whole], known, reading)
+    rows = [text for text, whole in sample[1:] if whole]
+    if (mark := SEPARATOR_LINE.match(first)) and rows:
+        return replace(_delimited(path, rows[0], rows[1:], known, replace(reading, delimiter=mark[1])), above=1)
+    return _delimited(path, first, rows, known, reading)
 
 
 def _head(path: Path) -> bytes:
@@ -166,6 +182,8 @@ def _delimited(path: Path, header: str, sample: list[str], known: frozenset[str]
     if twice:
         raise DataError(f"{path}: column {twice[0]!r} stands twice in the header; rename one")
     dialect = Dialect(mark, None if recbole else _quote(reading.quotes, sample, mark))
+    if reading.escape == "none":
+        dialect = replace(dialect, escapes=False)
     found = reading.escape == "auto" and dialect.quote is not None and finds_escapes(sample, dialect, len(columns))
     if found or reading.escape == "backslash":
         dialect = replace(dialect, escape="\\")
@@ -184,6 +202,8 @@ def _header(text: str, delimiter: str, recbole: bool) -> tuple[str, ...]:
     if not recbole:
         with suppress(csv.Error):
             names = next(csv.reader([text], delimiter=delimiter), names)
+    if len(names) > 1 and all(len(name) > 1 and name[0] == name[-1] == "'" for name in names):
+        names = [name[1:-1] for name in names]
     return tuple((name.split(":")[0] if recbole else name).strip() for name in names)
 
 

@@ -40,6 +40,7 @@ _FORMS = tuple(
     for day in (
         *("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d"),
         *("%d %b %Y", "%b %d, %Y", "%d-%b-%Y", "%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d-%b-%y"),
+        *("%y/%m/%d", "%y.%m.%d", "%y-%m-%d", "%d-%m-%y", "%m-%d-%y"),
     )
     for clock in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %I:%M:%S %p")
 )
@@ -106,7 +107,7 @@ def decide(parsed: pl.DataFrame, config: TimeConfig, *, relative: bool, single: 
         len(good) / max(1, told),
         good.min(),  # type: ignore[arg-type]
         good.max(),  # type: ignore[arg-type]
-        _hint(parsed["whole"], unit) if config == TimeConfig() else "",
+        _hint(parsed["whole"]) if config == TimeConfig() else "",
         _unread(parsed["time_text"], bad),
     )
     if single:
@@ -179,13 +180,17 @@ def _unread(texts: pl.Series, problems: pl.Series) -> str:
     )
 
 
-def _hint(whole: pl.Series, unit: str) -> str:
+def _hint(whole: pl.Series) -> str:
     numbers_ = whole.drop_nulls()
-    if unit != "seconds" or numbers_.is_empty():
+    if numbers_.is_empty():
         return ""
     low, high = int(numbers_.min()), int(numbers_.max())  # type: ignore[arg-type]
     if low >= 19_000_101 and high <= 21_001_231:
         return 'they look like dates in digits: data.time.format="%Y%m%d" reads them'
+    if low >= 19_000_101_000_000 and high <= 21_001_231_235_959:
+        return 'they look like dates in digits: data.time.format="%Y%m%d%H%M%S" reads them'
+    if low >= 62 * 10**16 and high <= 66 * 10**16:
+        return "they look like ticks of .NET (100 nanoseconds since the year 1), whose days are others: convert them"
     return ""
 
 
