@@ -72,7 +72,11 @@ def read_raw(config: DataConfig) -> Raw:
         written += f"; {items_table.line()}"
         items = read_items(items_table, item_layout, config, item_counts, left_out)
     read = _read(events_table, event_layout, config, counts)
+    unread = read.filter(pl.col("reason").is_not_null()).select("line", "reason")
+    if unread.height:
+        read = read.filter(pl.col("reason").is_null())
     events, clock, order = _timed(read, event_layout, config, has_time=event_layout.timestamp in events_table.columns)
+    del read  # at ten million events it is a gigabyte
     order.say(events_path, event_layout)
     known = None if items_path is None else pl.Series(list(items), dtype=pl.String)
     events = _mark(events, known, same_time=order.by != "file")
@@ -83,7 +87,7 @@ def read_raw(config: DataConfig) -> Raw:
     bad = pl.concat(
         [
             each.filter(pl.col("reason").is_not_null()).select("line", pl.col("reason").cast(pl.String))
-            for each in (read, events)
+            for each in (unread, events)
         ]
     ).sort("line")
     counts.reasons.update(dict(bad["reason"].value_counts().iter_rows()))
@@ -162,10 +166,9 @@ def _parsed(chunk: Chunk, part: int, config: DataConfig, counts: Counts) -> pl.D
 
 
 def _timed(
-    read: pl.DataFrame, layout: EventLayout, config: DataConfig, *, has_time: bool
+    rows: pl.DataFrame, layout: EventLayout, config: DataConfig, *, has_time: bool
 ) -> tuple[pl.DataFrame, Clock, Order]:
-    """The rows whose ids are good, with `time` as what they are sorted by, `day`, `reason`, `repair` and `ignored`."""
-    rows = read.filter(pl.col("reason").is_null())
+    """The rows, whose ids are good, with `time` as what they are sorted by, `day`, `reason`, `repair` and `ignored`."""
     kinds = set(rows["kind"].unique().cast(pl.String).to_list())
     times, clock = decide(rows, config.time, relative="relative" in kinds, single="single" in kinds)
     rows = rows.select("line", "user_id", "item_id", "repair", "order", "order_problem").hstack(times)
