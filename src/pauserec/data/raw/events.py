@@ -17,15 +17,13 @@ from pauserec.data.raw.layouts import EventLayout, find_files, open_events, open
 from pauserec.data.raw.meeting import Meeting, meeting
 from pauserec.data.raw.moments import parse_times
 from pauserec.data.raw.order import Order, OrderedBy, choose_order
-from pauserec.data.raw.quarantine import Counts, Quarantined, as_rows, rejected
+from pauserec.data.raw.quarantine import PART, Counts, Quarantined, as_rows, rejected
 from pauserec.data.raw.rows import Table
 from pauserec.data.raw.times import DAY, FIRST_DAY, Clock, decide
 from pauserec.records import Item
 
 DUPLICATE_EVENT, UNKNOWN_ITEM = "duplicate event", "unknown item"
 TIME_IGNORED = "timestamp left out (the order column counts)"
-PART = 2**40
-"""Lines that a part of a folder is counted as, so that the lines of later parts stand after its own."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def read_raw(config: DataConfig) -> Raw:
         ]
     ).sort("line")
     counts.reasons.update(dict(bad["reason"].value_counts().iter_rows()))
-    left_out.append(rejected(events_table, _columns(event_layout), bad, PART))
+    left_out.append(rejected(events_table, _columns(event_layout), bad))
     _count(good, counts, clock, units=order.by == "timestamp")
     if items_path is None:
         items = {item_id: Item(item_id) for item_id in good["item_id"].unique().to_list()}

@@ -9,12 +9,11 @@ from pauserec.config import DataConfig
 from pauserec.data.raw.chunks import Row
 from pauserec.data.raw.clean import BadValueError, clean_categories, clean_id, clean_text, respelt
 from pauserec.data.raw.layouts import ItemLayout
-from pauserec.data.raw.quarantine import Counts, rejected
+from pauserec.data.raw.quarantine import PART, Counts, rejected
 from pauserec.data.raw.rows import Table
 from pauserec.records import Item
 
 DUPLICATE_ITEM = "duplicate item"
-_PART = 2**40
 
 
 def read_items(
@@ -27,7 +26,7 @@ def read_items(
     for number, _, chunk in table.chunks(columns):
         for row in chunk.rows():
             counts.read += 1
-            place = number * _PART + row.line
+            place = number * PART + row.line
             try:
                 item, repairs = _item(row, layout, config)
             except BadValueError as problem:
@@ -41,7 +40,7 @@ def read_items(
                 entry = better
             kept[item.item_id] = entry
     frame = pl.DataFrame(bad, schema={"line": pl.Int64, "reason": pl.String}, orient="row")
-    left_out.append(rejected(table, columns, frame, _PART))
+    left_out.append(rejected(table, columns, frame))
     counts.reasons.update(reason for _, reason in bad)
     for item, _, repairs in kept.values():
         counts.repairs.update(repairs)

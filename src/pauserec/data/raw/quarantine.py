@@ -14,6 +14,8 @@ from pauserec.data.raw.parquet_rows import shown
 from pauserec.data.raw.rows import Table
 from pauserec.runs.files import write_atomically
 
+PART = 2**40
+"""Lines that a part of a folder is counted as, so that the lines of later parts stand after its own."""
 RAW_CHARS = 500
 """Characters of a row's text that the quarantine file shows."""
 _SCHEMA = {"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String}
@@ -59,17 +61,17 @@ class Quarantined:
     raw: str
 
 
-def rejected(table: Table, wanted: Sequence[str | None], bad: pl.DataFrame, part_size: int) -> pl.DataFrame:
+def rejected(table: Table, wanted: Sequence[str | None], bad: pl.DataFrame) -> pl.DataFrame:
     """The quarantine's record of rows: file, line, reason, raw. Their text is read again.
 
-    bad: columns line (of the n-th part n * part_size later) and reason.
+    bad: columns line (of the n-th part n * PART later) and reason.
     """
     found = [pl.DataFrame(schema=_SCHEMA)]
     for number, part in enumerate(table.parts or (table,)):
-        own = bad.filter((pl.col("line") // part_size) == number)
+        own = bad.filter((pl.col("line") // PART) == number)
         if own.is_empty():
             continue
-        own = own.with_columns(pl.col("line") % part_size, pl.col("reason").cast(pl.String)).sort("line")
+        own = own.with_columns(pl.col("line") % PART, pl.col("reason").cast(pl.String)).sort("line")
         raw = _texts(part, wanted, own["line"])
         texts = raw.str.slice(0, RAW_CHARS)
         found.append(own.select(pl.lit(part.path.name).alias("file"), "line", "reason", texts.alias("raw")))
