@@ -24,7 +24,7 @@ from pauserec.records import Dataset
 from pauserec.runs.device import bfloat16_is_fast, peak_memory
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_documents, document_tokens
-from pauserec.stages.next_item import NextItemSamples, Window, windows
+from pauserec.stages.next_item_samples import NextItemSamples, Window, windows
 from pauserec.stages.objective import Objective
 from pauserec.training.batches import IGNORE, pack
 

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from commands import cli
-from pauserec.config import CptConfig, ImplicitSftConfig, PausePretrainConfig, RearecConfig, Recipe, SftConfig
+from data_sets import fetched
+from pauserec.assets.named import embedder_path
+from pauserec.config import (
+    CptConfig,
+    EmbedderConfig,
+    ImplicitSftConfig,
+    PausePretrainConfig,
+    RearecConfig,
+    Recipe,
+    SftConfig,
+)
 from pauserec.config.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -47,13 +57,26 @@ def test_recipes_in_the_documents_parse(page: str, text: str) -> None:
 def test_the_tutorials_first_steps_give_what_it_says(tmp_path: Path) -> None:
     text = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
     blocks = [block for _, block in re.findall(r"```(\w*)\n(.*?)```", text.partition("## 3.")[0], re.DOTALL)]
-    make_books, unnamed, error, named, table, quarantine = blocks
-    subprocess.run([sys.executable, "-c", make_books], cwd=tmp_path, check=True)
+    make_library, unnamed, error, named, table, quarantine = blocks
+    subprocess.run([sys.executable, "-c", make_library], cwd=tmp_path, check=True)
     found = [cli(*shlex.split(command.replace("\\\n", ""))[1:], folder=tmp_path) for command in (unnamed, named)]
     assert (found[0].returncode, found[0].stderr.strip()) == (2, error.strip())
     shown = [line.rstrip() for line in found[1].stdout.splitlines()]
     assert shown == [line.rstrip() for line in table.splitlines()]
     assert (tmp_path / "quarantine.jsonl").read_text() == quarantine
+
+
+def test_fit_finds_in_the_tutorials_files_what_it_says(tmp_path: Path) -> None:
+    fetched("an embedder", lambda: embedder_path(EmbedderConfig().name))
+    text = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+    make_library = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    command, said, data = re.findall(r"```\n(.*?)```", text.partition("## 3.")[2], re.DOTALL)[:3]
+    subprocess.run([sys.executable, "-c", make_library], cwd=tmp_path, check=True)
+    found = cli(*shlex.split(command)[1:], "--minutes", 1, folder=tmp_path)  # too few to measure the language model
+    assert found.returncode == 0, found.stderr
+    shown = [line.rstrip() for line in found.stdout.splitlines() if not line.startswith("left out")]
+    assert shown == said.splitlines()
+    assert data in (tmp_path / "runs/loans/fit.toml").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -150,15 +150,15 @@ def test_a_run_that_was_half_redone_is_not_read(tiny_run: Path, tiny_recipe: Rec
     changed = tiny_recipe.model_copy(update={"name": "changed"})
     (copy / "recipe.toml").write_text(changed.dump())
     with pytest.raises(RunError, match="of another recipe"):
-        pauserec.load(copy)
+        pauserec.load(copy, "pauserec")
     shutil.copytree(tiny_run, copy, dirs_exist_ok=True)
     manifest = copy / "implicit_sft" / "manifest.json"
     manifest.write_bytes(orjson.dumps(orjson.loads(manifest.read_bytes()) | {"fingerprint": "0" * 64}))
     with pytest.raises(RunError, match=r"'implicit_sft' of .* was redone since"):
-        pauserec.load(copy)
+        pauserec.load(copy, "pauserec")
     (copy / "result.json").unlink()
     with pytest.raises(RunError, match="is not finished"):
-        pauserec.load(copy)
+        pauserec.load(copy, "pauserec")
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tiny_recipe: Recipe, tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from pauserec.config import (
     Settings,
     Stage,
     TrainingSettings,
+    UpdateJob,
 )
 from pauserec.data.dataset import check_raw, follows_another_rule, prepare, raw_files
 from pauserec.data.left_out import refuse_unreachable
 from pauserec.errors import PauserecError, RecipeError, RunError
 from pauserec.llm.growth import grow_vocabulary
+from pauserec.llm.later import earlier_model
 from pauserec.llm.model import check_adapters
 from pauserec.llm.pretrained import shape_and_tokenizer
 from pauserec.report.content import report_content
@@ -36,15 +38,20 @@ from pauserec.results.testing import (
     ranking_of,
     row_test,
 )
+from pauserec.results.verdicts import notes_after
 from pauserec.runs import processes
+from pauserec.runs.budget import seconds_of, share
 from pauserec.runs.device import bound_kernel_cache
 from pauserec.runs.files import MANIFEST, read_json
 from pauserec.runs.fingerprints import Fingerprint
 from pauserec.runs.folder import Run
 from pauserec.runs.place import LOG, RECIPE, alone, check_place, recipe_put_back
+from pauserec.runs.progress import whole_run
 from pauserec.runs.steps import FinishedStep, StepFunction
+from pauserec.runs.suited import check_machine, check_size
 from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.embed import embed_items
+from pauserec.semantic_ids.later import later_ids, later_vectors
 from pauserec.stages import STAGES
 from pauserec.stages.next_item import check_normalisation
 from pauserec.stages.objective import check_attention
@@ -59,25 +66,37 @@ def run(
     *,
     redo: tuple[str, ...] = (),
     reuse: tuple[str | Path, ...] = (),
+    yes: bool = False,
     on_step: Callable[[str, bool], None] = lambda name, done: None,
     on_again: Callable[[str, str], None] = lambda name, why: None,
+    on_note: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run the steps of `recipe` that are not done yet, then test what it trained. Gives the content of result.json.
 
     redo: steps to do again. reuse: other run folders, whose finished steps are taken over where they are the same.
+    yes: run a recipe on data or a machine that it is not made for.
     on_step: told each step's name, and whether it was done already. on_again: told which finished step is done again, and
-    why. Raises PauserecError.
+    why. on_note: told what is wrong with a stage or row that was just done. Raises PauserecError.
     """
     out, others = Path(out), tuple(map(Path, reuse))
     bound_kernel_cache()
-    check_before(recipe, out, redo, others)
+    check_before(recipe, out, redo, others, yes=yes)
     if follows_another_rule(recipe.data, out / "dataset"):
         redo = (*redo, "dataset")
     with alone(out), recipe_put_back(out):
         before = fingerprints_before(out)
         folder = Run.open(recipe, out, redo)
-        folder.before, folder.reuse, folder.on_step, folder.on_again = before, others, on_step, on_again
-        tested = steps(folder)
+        folder.yes = yes
+        folder.before, folder.reuse, folder.on_again = before, others, on_again
+        folder.on_done = lambda name: list(map(on_note, notes_after(folder, name)))
+        with whole_run(recipe.steps, recipe.budget.expected) as whole:
+
+            def begins(name: str, done: bool) -> None:
+                whole.begin(name, seconds_of(folder.steps))
+                on_step(name, done)
+
+            folder.on_step = begins
+            tested = steps(folder)
         return processes.broadcast(lambda: _finish(folder, tested))
 
 
@@ -87,6 +106,8 @@ def steps(folder: Run) -> dict[str, FinishedStep]:
     dataset = folder.step("dataset", prepare, recipe.data, files=raw_files(recipe.data))
     if recipe.evaluation.seen == "drop" and (line := refuse_unreachable(dataset.summary)):
         warnings.warn(line, stacklevel=2)
+    if not folder.yes and any(not (folder.path / entry.name / MANIFEST).exists() for entry in recipe.trained):
+        check_size(recipe, dataset.summary)
     done: dict[str, FinishedStep] = {}
     for name in recipe.evaluation.baselines:
         test = counted_test(recipe, name)
@@ -99,11 +120,15 @@ def steps(folder: Run) -> dict[str, FinishedStep]:
         for settings in recipe.over_ids:
             done |= _baseline(folder, _settled(settings, done), dataset, ids)
 
-    if recipe.stages:
+    if recipe.stages and recipe.update.run is not None:
+        made = (folder.steps.get("vectors", ids), ids, dataset)
+        earlier = _earlier(recipe, recipe.update.stage)
+        done["base"] = folder.step("base", earlier_model, _update(recipe), *made, files=earlier)
+    elif recipe.stages:
         done["base"] = folder.step("base", grow_vocabulary, recipe.model, ids, files=local_files(recipe.model.name))
     for stage in recipe.stages:  # each names what it starts from, and depends on that alone
         starts = [done[name] for name in stage.starts_from]
-        train, job = STAGES[stage.kind].train, _settled(stage, done).job(recipe)
+        train, job = STAGES[stage.kind].train, _timed(folder, _settled(stage, done)).job(recipe)
         done[stage.name] = folder.step(stage.name, train, job, *starts, dataset, ids, collective=True)
         for row in recipe.evaluation.models:
             if (step := f"test-{row.name}") not in done and done.keys() >= set(row.rests_on):
@@ -120,6 +145,13 @@ def _settled(entry: Trained, done: Mapping[str, FinishedStep]) -> Trained:
     return entry if best is None else entry.model_copy(update={"epochs": best})
 
 
+def _timed(folder: Run, entry: Trained) -> Trained:
+    """A stage or baseline with its share of the run's time."""
+    seconds = share(folder.recipe, folder.steps, entry.name)
+    least = min((minutes for minutes in (entry.minutes, seconds and seconds / 60) if minutes), default=None)
+    return entry.model_copy(update={"minutes": least})
+
+
 def make_ids(out: str | Path) -> FinishedStep:
     """Make the semantic IDs of a run's recipe in its folder, for a run to come: its own models may need none.
 
@@ -134,16 +166,29 @@ def make_ids(out: str | Path) -> FinishedStep:
 def _item_ids(folder: Run, dataset: FinishedStep, *beside: FinishedStep) -> FinishedStep:
     """Embed the items and quantize their vectors. beside: the baseline whose item vectors are joined, if any."""
     recipe = folder.recipe
+    if recipe.update.run is not None:
+        earlier = _earlier(recipe, "dataset", "vectors", "semantic_ids")
+        vectors = folder.step("vectors", later_vectors, _update(recipe), dataset, files=earlier)
+        return folder.step("semantic_ids", later_ids, _update(recipe), vectors, dataset, collective=True, files=earlier)
     files = local_files(recipe.embedder.name)
     vectors = folder.step("vectors", embed_items, recipe.embedder, dataset, *beside, files=files)
     quantize = QUANTIZERS[recipe.quantizer.kind]
     return folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
 
 
+def _update(recipe: Recipe) -> UpdateJob:
+    return UpdateJob(run=str(recipe.update.run), stage=recipe.update.stage, embedder=recipe.embedder)
+
+
+def _earlier(recipe: Recipe, *steps: str) -> tuple[Path, ...]:
+    """What an update takes from the earlier run, as the manifests of its steps."""
+    return tuple(Path(str(recipe.update.run)) / step / MANIFEST for step in steps)
+
+
 def _baseline(folder: Run, settings: Baseline, dataset: FinishedStep, *ids: FinishedStep) -> dict[str, FinishedStep]:
     """Train and test a baseline."""
     recipe, name = folder.recipe, settings.name
-    job = BaselineJob(settings=settings, seen=recipe.evaluation.seen)
+    job = BaselineJob(settings=_timed(folder, settings), seen=recipe.evaluation.seen)
     trained = folder.step(name, train_baseline, job, dataset, *ids, collective=True)
     test = BaselineTest(name=name, ranking=ranking_of(recipe), final_fit=settings.final_fit)
     tested = folder.step(f"test-{name}", evaluate_trained, test, trained, dataset, collective=True)
@@ -183,7 +228,9 @@ class _Counting(Run):
         return FinishedStep(name, self.path / name, self.found[name].now, {}, counted=self.found[name])
 
 
-def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[Path, ...] = ()) -> None:
+def check_before(
+    recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[Path, ...] = (), *, yes: bool = True
+) -> None:
     """Raise PauserecError, before anything is written, for what would stop a run later: it leaves a finished one alone."""
     check_place(out)
     for name in redo:
@@ -201,6 +248,8 @@ def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[
             known[folder] = Recipe.load(folder / RECIPE)
     check_normalisation(recipe, known.get(out))
     waiting = _waiting(recipe, known.get(out), out, redo)
+    if waiting and not yes:
+        check_machine(recipe)
     check_trackers(waiting)
     check_adapters(waiting)
     for stage in recipe.stages:
@@ -218,10 +267,9 @@ def check_before(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[
 def _waiting(recipe: Recipe, before: Recipe | None, out: Path, redo: tuple[str, ...]) -> list[Stage | Baseline]:
     """What is to be trained, as far as can be seen before: a finished run goes on without the libraries that trained it."""
     known = {} if before is None else {each.name: each.identity() for each in (*before.stages, *before.baselines)}
-    trained: tuple[Stage | Baseline, ...] = (*recipe.stages, *recipe.baselines)
     return [
         each
-        for each in trained
+        for each in recipe.trained
         if each.name in redo or known.get(each.name) != each.identity() or not (out / each.name / MANIFEST).exists()
     ]
 

@@ -149,9 +149,12 @@ class LanguageRecommender:
             decoding=DecodingConfig(beams=ITEMS, normalise="codebook"),
             precision="float32",
             seen="drop",
+            keep="all",
         )
         model = LanguageModel.load(folder / "base", CODES)
-        train_next_item(job, model, finished("dataset", folder), CODES, out=folder / "sft", **quiet)
+        train_next_item(
+            job, model, finished("base", folder), finished("dataset", folder), CODES, out=folder / "sft", **quiet
+        )
         CODES.save(folder / "sft")
         return cls(folder / "sft")
 

@@ -32,13 +32,13 @@ def test_recommend_for_users_of_a_file(tiny_run: Path, tmp_path: Path, suffix: s
 def test_a_changed_model_file_is_refused_in_one_line(tiny_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(tiny_run, copy)
-    weights = copy / "implicit_sft" / "model.safetensors"
+    weights = copy / "implicit_sft" / "difference.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    done = cli("recommend", copy, "--history", "i1")
+    done = cli("recommend", copy, "--history", "i1", "--model", "pauserec")
     assert done.returncode == 2
-    assert "model.safetensors was changed" in done.stderr.replace("\n", "")
+    assert "difference.safetensors was changed" in done.stderr.replace("\n", "")
     assert "Traceback" not in done.stderr
 
 
@@ -104,7 +104,7 @@ def test_ctrl_c_says_how_to_go_on(tiny_recipe: Recipe, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "stopped; run the same command again to go on"
+    assert said.splitlines()[-1] == "stopped; everything done so far is kept: the same command goes on from there"
 
 
 def test_help_and_import_load_no_torch() -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import orjson
 
-from pauserec.cli.plan import _stand_in_ids, make_plan
+from pauserec.cli.plan import make_plan
 from pauserec.config import DataConfig, Recipe, SasrecConfig
 from pauserec.pipeline import run
+from pauserec.semantic_ids.quantize import stand_in_ids
 
 
 def test_a_dry_run_names_the_baselines_it_says_nothing_of(small_data: Path, tmp_path: Path) -> None:
@@ -21,7 +22,7 @@ def test_a_dry_run_names_the_baselines_it_says_nothing_of(small_data: Path, tmp_
 
 def test_the_plan_knows_digits_as_the_run_does(tiny_settings: Any, tmp_path: Path) -> None:
     settings = tiny_settings() | {"quantizer": {"codebook_sizes": [2, 4], "collisions": "digit"}}
-    ids = _stand_in_ids(Recipe.parse(settings), 41)
+    ids = stand_in_ids(Recipe.parse(settings).quantizer, 41)
     assert ids.sizes == (2, 4, 8)
     assert len(set(map(tuple, ids.codes.tolist()))) == 41
 

@@ -19,7 +19,7 @@ Grow = Callable[..., Path]
 def test_growing_keeps_old_rows_and_pads_the_table(base: Path, source: Path, sixteen: SemanticIds) -> None:
     model, old = LanguageModel.load(base, sixteen), AutoModelForCausalLM.from_pretrained(source)
     before = old.get_input_embeddings().weight
-    torch.testing.assert_close(model.table[: len(before)], before)
+    torch.testing.assert_close(model.table[: len(before)], before, rtol=1e-3, atol=1e-6)
     assert model.vocabulary.used == len(before) + 2 + 8 + 1
     assert len(model.table) % 64 == 0
     assert len(torch.unique(model.table[model.vocabulary.first_sid : model.vocabulary.used], dim=0)) == 11

@@ -61,7 +61,7 @@ def test_trained_rows_are_merged_on_saving(base: Path, tmp_path: Path, sixteen: 
     row = model.block.rows.detach().clone()
     model.save(tmp_path / "saved")
     again = LanguageModel.load(tmp_path / "saved", sixteen)
-    torch.testing.assert_close(again.table[again.vocabulary.pause], row[0])
+    torch.testing.assert_close(again.table[again.vocabulary.pause], row[0], rtol=1e-3, atol=1e-6)
     assert all(parameter.requires_grad for parameter in model.hf.parameters())
 
 

@@ -17,9 +17,9 @@ from pauserec.report.page import (
     duration,
     fact_tables,
     number,
-    read_log,
     write_report,
 )
+from pauserec.runs.logs import read_log
 
 HOSTILE = (
     '<script>alert("x")</script><img src=http://evil.example/x onerror=alert(1)> $\\frac{1}{2}$ \ud800 \x00 {{ 7*7 }}'

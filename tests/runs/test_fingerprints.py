@@ -32,6 +32,7 @@ OTHERWISE: dict[str, Any] = {
     "stages.pause_pretrain.starts_from": ["sft"],
     "stages.implicit_sft.starts_from": ["cpt", "pause_pretrain"],
     "stages.sft.final_fit": None,
+    "stages.implicit_sft.distill": None,
     **{f"stages.{name}.loss_on_end": None for name in ("sft", "refit", "implicit_sft")},
     **{f"stages.{name}.lora": {"rank": 8} for name in ("sft", "refit", "implicit_sft")},
     **{

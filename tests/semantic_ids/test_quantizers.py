@@ -17,9 +17,10 @@ from safetensors.numpy import save_file
 from pauserec.config import DataConfig, QuantizerConfig
 from pauserec.data.dataset import load_dataset, prepare
 from pauserec.errors import RunError, SemanticIdError
-from pauserec.records import Dataset
+from pauserec.records import Dataset, Item
 from pauserec.runs.files import MANIFEST
 from pauserec.runs.folder import RESUMING
+from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.codebooks import CODEBOOKS, Codebooks
 from pauserec.semantic_ids.codes import SemanticIds
@@ -263,3 +264,22 @@ def test_twelve_thousand_items_get_ids_in_ten_cpu_seconds():
     start = time.process_time()
     residual_kmeans(vectors, (256, 256, 256, 256), QuantizerConfig().iterations, 0)
     assert time.process_time() - start < 10
+
+
+def test_one_code_an_item_needs_no_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where there are codes for all, each distinct vector is its own centroid: as a search would find, without one."""
+    module = sys.modules["pauserec.semantic_ids.rqkmeans"]  # its function has the same name
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(50, 6)).astype(np.float32)
+    vectors[7] = vectors[3]
+    monkeypatch.setattr(module, "load_vectors", lambda path: vectors)
+    items = tuple(Item(f"i{n}") for n in range(50))
+    monkeypatch.setattr("pauserec.data.dataset.load_dataset", lambda path: Dataset(items, (), (), ""))
+    config = QuantizerConfig(codebook_sizes=(64,))
+    step = FinishedStep("x", tmp_path, "", {})
+    QUANTIZERS["rqkmeans"](config, step, step, out=tmp_path, log=lambda **_: None)
+    codes, books = SemanticIds.load(tmp_path).codes, Codebooks.load(tmp_path)
+    assert len(np.unique(codes)) == 50, "the two that share a vector have codes of their own"
+    found, errors = books.encode(vectors)
+    assert errors.max() < 1e-6
+    assert sum((found != codes)[:, 0]) == 1

@@ -41,7 +41,7 @@ from pauserec.stages.objective import seed_everything
 def echo(job, start, dataset_step, ids_step, *, out, log):
     seed_everything(job.stage.seed)
     ids = SemanticIds.load(ids_step.path)
-    return train_next_item(job, LanguageModel.load(start.path, ids), dataset_step, ids, out=out, log=log)
+    return train_next_item(job, LanguageModel.load(start.path, ids), start, dataset_step, ids, out=out, log=log)
 """
 
 

@@ -21,7 +21,7 @@ from pauserec.llm.prompts import Prompts
 from pauserec.llm.tree.samples import Branch, Sample, collate
 from pauserec.records import Item
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.stages.next_item import NextItemSamples, Window, windows
+from pauserec.stages.next_item_samples import NextItemSamples, Window, windows
 from pauserec.stages.objective import Objective
 from pauserec.training.batches import IGNORE
 
@@ -97,11 +97,12 @@ def assert_same_gradients(model: LanguageModel, one: torch.Tensor, other: torch.
 
 
 def test_packed_samples_train_as_padded_ones_do_with_all_logits(
-    parts: tuple[LanguageModel, Prompts, NextItemJob], tiny_run: Path
+    parts: tuple[LanguageModel, Prompts, NextItemJob], tmp_path: Path
 ) -> None:
     """The textbook: Hugging Face's own forward over a padded batch, every position's logits, cross-entropy."""
     model, opening = parts[0], parts[1].opening
-    theirs = AutoModelForCausalLM.from_pretrained(tiny_run / "implicit_sft")
+    model.save(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     make = samples(parts, targets="last")
     made = [make.build(Window(0, max(0, stop - 6), stop, (stop,), stop)) for stop in (2, 4, 7)]
     longest = len(opening) + max(sample.length for sample in made)

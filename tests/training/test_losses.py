@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy, linear
 
 from pauserec.training import losses
-from pauserec.training.losses import Head, codebook_softmax_loss, full_softmax_loss
+from pauserec.training.losses import Head, codebook_softmax_loss, full_softmax_loss, taught_codebook_loss
 
 
 @pytest.fixture
@@ -56,3 +56,31 @@ def test_a_head_with_trained_rows_gives_the_merged_tables_logits(
     merged[20:30] += 1
     head = Head(table.detach(), merged[20:30], 20)
     torch.testing.assert_close(head.logits(hidden, only), linear(hidden, merged[only or slice(None)]))
+
+
+def test_drawn_codes_stand_for_a_level(case: tuple[torch.Tensor, ...]) -> None:
+    """Over many draws the mean of the partition function is that of all codes, so the loss is near the whole one's."""
+    hidden, table, labels = case[0] / 4, *case[1:]
+    levels = [slice(0, 90)]
+    whole = codebook_softmax_loss(hidden, labels, levels, Head(table))
+    drawn = torch.stack([codebook_softmax_loss(hidden, labels, levels, Head(table), 60) for _ in range(40)])
+    assert abs(drawn.mean() / whole - 1) < 0.01
+    assert drawn.std() > 0, "they are drawn anew each time"
+    assert codebook_softmax_loss(hidden, labels, levels, Head(table), 90) == whole
+
+
+def test_a_taught_loss_is_between_the_label_and_the_teacher(case: tuple[torch.Tensor, ...]) -> None:
+    hidden, table, labels = case
+    levels, heads = [slice(0, 40), slice(40, 90)], (Head(table), Head(table.detach() * 2))
+    taught = torch.randn(700, 16)
+    by_label = taught_codebook_loss(hidden, taught, labels, levels, heads, 0.0)
+    torch.testing.assert_close(by_label, codebook_softmax_loss(hidden, labels, levels, Head(table)))
+    by_teacher = taught_codebook_loss(hidden, taught, labels, levels, heads, 1.0)
+    expected = torch.zeros(())
+    for rows in levels:
+        chosen = (labels >= rows.start) & (labels < rows.stop)
+        wanted = linear(taught[chosen], table.detach()[rows] * 2).softmax(-1)
+        expected = expected - (wanted * linear(hidden[chosen], table[rows]).log_softmax(-1)).sum()
+    torch.testing.assert_close(by_teacher, expected)
+    between = taught_codebook_loss(hidden, taught, labels, levels, heads, 0.25)
+    torch.testing.assert_close(between, 0.75 * by_label + 0.25 * by_teacher)

@@ -2,30 +2,26 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
 
+from pauserec.cli.running import run_and_show
 from pauserec.cli.terminal import (
-    announce,
-    announce_again,
     assets_table,
     console,
+    inform,
     notes,
     one_line_warnings,
     quiet_libraries,
     recommendation_table,
     say,
-    say_nothing,
     show_every_letter,
     show_examples,
     show_plan,
 )
 from pauserec.errors import in_a_line
-
-if TYPE_CHECKING:
-    from pauserec.config import Recipe
 
 app = typer.Typer(
     name="pauserec",
@@ -44,6 +40,7 @@ OutputFormat = Literal["table", "json", "parquet"]
 ComparisonFormat = Literal["table", "md", "html", "json"]
 SplitFormat = Literal["recbole", "rectools"]
 SeenItems = Literal["keep", "drop"]
+Keep = Literal["rows", "all"]
 HeldOut = Literal["validation", "test"]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `pauserec run` wrote.")]
 
@@ -53,7 +50,7 @@ def quickstart(out: Annotated[Path, typer.Option(help="Run folder.")] = Path("ru
     """Train and test PauseRec on MovieLens-100k in a few minutes on two CPU cores."""
     from pauserec.config import Recipe
 
-    _run(Recipe.load("quickstart"), out)
+    run_and_show(Recipe.load("quickstart"), out)
     show_examples(out)
 
 
@@ -65,6 +62,10 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     redo: Annotated[list[str], typer.Option(metavar="STEP", help="Do a step again.")] = [],  # noqa: B006
     reuse: Annotated[list[Path], typer.Option(metavar="RUN", help="Take over finished steps of this run folder.")] = [],  # noqa: B006
+    keep: Annotated[Keep, typer.Option(help="Keep what the table's rows need, or every stage's whole model.")] = "rows",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Run a recipe that is not made for these data or this machine.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Run a recipe: whatever of it is not done yet."""
@@ -73,11 +74,38 @@ def run(
 
     resolved = Recipe.load(recipe, tuple(set_))
     resolved = resolved if seed is None else resolved.seeded(seed)
+    resolved = resolved.model_copy(update={"keep": keep}) if keep != "rows" else resolved
     folder = out or default_folder(resolved)
     if dry_run:
         show_plan(resolved, folder, tuple(redo), tuple(reuse))
     else:
-        _run(resolved, folder, tuple(redo), tuple(reuse))
+        run_and_show(resolved, folder, tuple(redo), tuple(reuse), yes=yes)
+
+
+@app.command()
+def fit(
+    events: Annotated[
+        str, typer.Argument(metavar="EVENTS", help="Who chose what, and when: a file or folder of logs.")
+    ],
+    items: Annotated[
+        str | None, typer.Argument(metavar="ITEMS", help="The catalogue: ids, titles, categories.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME of the events' file by default.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=1, help="Time for everything; 30, for --update a sixth.")] = None,
+    update: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on from this run with the events since.")
+    ] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting that is not to be chosen.")
+    ] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(help="Seed of all training.")] = 0,
+    keep: Annotated[Keep, typer.Option(help="Keep what the table's rows need, or every stage's whole model.")] = "rows",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the recipe only.")] = False,
+) -> None:
+    """Make a recommender from your own logs in the time you give: choose a recipe that fits, then run it."""
+    from pauserec.cli.fitting import fit_and_run
+
+    fit_and_run(events, items, out, minutes, tuple(set_), seed, update=update, keep=keep, dry_run=dry_run)
 
 
 @app.command()
@@ -89,7 +117,9 @@ def recommend(
     allow: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Recommend nothing but these items.")] = None,
     deny: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Never recommend these items.")] = None,
     category: Annotated[str | None, typer.Option(help="Recommend items of this category only.")] = None,
-    model: Annotated[str | None, typer.Option(help="Row of the run's table; the last stage by default.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Row of the run's table; the best on validation by default.")
+    ] = None,
     format_: Annotated[OutputFormat, typer.Option("--format")] = "table",
     output: Annotated[Path | None, typer.Option(help="File to write, for json and parquet.")] = None,
 ) -> None:
@@ -103,6 +133,8 @@ def recommend(
     with one_line_warnings():
         names, wanted = user_files.read(history, users, user_files.data_as_read(Run.existing(run)))
         recommender = load(run, model)
+        if model is None:
+            inform(f"model: {recommender.row}, the best on validation; --model takes another row of the table")
         found = recommender.recommend(
             wanted,
             k,
@@ -176,7 +208,9 @@ def compare(
 def export(
     run: RunFolder,
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
-    model: Annotated[str | None, typer.Option(help="Row of the run's table; the last stage by default.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Row of the run's table; the best language model by default.")
+    ] = None,
 ) -> None:
     """Write the trained model as a plain Hugging Face folder with tokenizer, IDs and model card."""
     from pauserec.serving.export import export_run
@@ -248,41 +282,5 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == 130:  # Ctrl-C, as typer reports it
-            notes.print("stopped; run the same command again to go on")
+            notes.print("stopped; everything done so far is kept: the same command goes on from there")
         raise
-
-
-def _run(recipe: "Recipe", out: Path, redo: tuple[str, ...] = (), reuse: tuple[Path, ...] = ()) -> None:
-    from pauserec.data.dataset import QUARANTINE
-    from pauserec.data.left_out import unreachable
-    from pauserec.pipeline import run as run_pipeline
-    from pauserec.results.finished import open_finished
-    from pauserec.results.ledger import table_rows
-    from pauserec.results.table import format_table
-    from pauserec.runs import processes
-
-    quiet_libraries()
-    with processes.joined(), one_line_warnings():
-        speaks = processes.is_main()  # for all of them
-        content = run_pipeline(
-            recipe,
-            out,
-            redo=redo,
-            reuse=reuse,
-            on_step=announce if speaks else say_nothing,
-            on_again=announce_again if speaks else say_nothing,
-        )
-        if not processes.is_main():
-            return
-    folder = open_finished(out)
-    tested = {name: folder.finished(f"test-{name}") for name in content["models"]}
-    fit = " and ".join(content["final_fit"])
-    data = content["data"]
-    caption = f"test split, {data['users']:,} users, seen items: {content['seen']}, final fit: {fit}"
-    caption += f", ties: {data['ties']}" if "ties" in data else ""
-    console.print(format_table(table_rows(recipe, content, tested), title=recipe.name, caption=caption))
-    if data.get("left_out"):
-        say(f"data: {data['left_out']}: see {out / 'dataset' / QUARANTINE}")
-    if content["seen"] == "drop" and (line := unreachable(data)):
-        say(f"data: {line}")
-    say(f"report: {out / 'report.html'}")

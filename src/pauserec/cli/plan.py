@@ -8,7 +8,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.table import Table
 
@@ -24,8 +23,7 @@ from pauserec.pipeline import steps as all_steps
 from pauserec.runs.device import best_device, resident_memory, use_bfloat16
 from pauserec.runs.folder import Run
 from pauserec.runs.steps import FinishedStep, StepFunction, contents_of
-from pauserec.semantic_ids.assign import add_digit, check_capacity
-from pauserec.semantic_ids.codes import SemanticIds
+from pauserec.semantic_ids.quantize import stand_in_ids
 from pauserec.stages import STAGES
 from pauserec.stages.kind import Sight
 from pauserec.training.losses import POSITIONS_AT_ONCE
@@ -118,7 +116,7 @@ def make_plan(recipe: Recipe, out: Path, redo: tuple[str, ...], reuse: tuple[Pat
         return Plan(counts, 0, steps, (), unplanned, tuple(walked.taken), tuple(walked.again.items()))
     source = named.model_path(recipe.model.name, weights=False)
     shape, tokenizer = shape_and_tokenizer(recipe.model, source)
-    ids = _stand_in_ids(recipe, len(dataset.items))
+    ids = stand_in_ids(recipe.quantizer, len(dataset.items))
     vocabulary = grow_tokenizer(tokenizer, ids)
     shape.vocab_size = vocabulary.used
     from transformers import AutoModelForCausalLM
@@ -168,17 +166,6 @@ class _DryRun(Run):
             self.again.pop(name, None)
             return replace(Run(other, self.recipe).finished(name), counted=counted)
         return FinishedStep(name, self.path / name, counted.now, {}, counted=counted)
-
-
-def _stand_in_ids(recipe: Recipe, items: int) -> SemanticIds:
-    sizes = recipe.quantizer.codebook_sizes
-    if recipe.quantizer.collisions == "reassign":
-        check_capacity(items, sizes)
-    codes = np.stack(np.unravel_index(np.arange(items) % np.prod(sizes), sizes), axis=1)
-    if recipe.quantizer.collisions == "digit":
-        codes, digits = add_digit(codes, np.zeros(items, dtype=np.float32))
-        sizes = (*sizes, digits)
-    return SemanticIds(codes, sizes)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,15 @@ def announce_again(name: str, why: str) -> None:
     notes.print(Text(f"  {name} is done again: {why}", style="dim"), soft_wrap=True)
 
 
-def say_nothing(name: str, what: bool | str) -> None:
+def warn(line: str) -> None:
+    notes.print(Text(f"warning: {line}", style="yellow"), soft_wrap=True)
+
+
+def inform(line: str) -> None:
+    notes.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def say_nothing(*_: object) -> None:
     """The first of several processes speaks for all."""
 
 
@@ -104,7 +112,7 @@ def quiet_libraries() -> None:
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
     def show(message: Any, *_: Any, **__: Any) -> None:
-        notes.print(Text(f"warning: {message}", style="yellow"), soft_wrap=True)
+        warn(str(message))
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning, module="pauserec")

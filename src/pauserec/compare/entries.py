@@ -96,6 +96,10 @@ def check_protocol(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
             f"{names[1]} has another rule for seen items than {names[0]} ({other['seen']} and {one['seen']}): compare runs "
             "of one protocol, or say --seen"
         )
+    if one["data"].get("users_tested") != other["data"].get("users_tested"):
+        raise RunError(
+            f"{names[1]} was tested on other users than {names[0]} (evaluation.users): compare runs with the same"
+        )
     if any(one["data"][key] != other["data"][key] for key in ("fingerprint", "users", "items")):
         prints = [run["data"]["fingerprint"][:12] for run in (other, one)]
         raise RunError(

@@ -19,6 +19,7 @@ from pauserec.evaluation.evaluate import Seen
 from pauserec.evaluation.metrics import METRICS, bootstrap_ci, per_user
 from pauserec.evaluation.paired import coverage, mean_popularity, paired_p_value, slices
 from pauserec.evaluation.ranks import ranks_of, read_ranks
+from pauserec.evaluation.validation import tested_users
 from pauserec.records import Dataset, IntArray
 from pauserec.results.again import reevaluate
 from pauserec.results.finished import RANKS, RESULT, open_finished
@@ -85,7 +86,9 @@ def _compared(paths: Sequence[Path], reference: str | None, seen: Seen | None) -
     if reference is not None and reference not in groups:
         raise RunError(f"no row {reference!r} to compare with: choose one of {', '.join(groups)}")
     counts = count_events(dataset.training_sequences(), len(dataset.items))
-    rows = [_row(name, members, dataset, counts) for name, members in groups.items()]
+    users = tested_users(len(dataset.users), runs[0].recipe.evaluation.users)
+    parts = {name: inside if users is None else inside[users] for name, inside in slices(dataset, counts).items()}
+    rows = [_row(name, members, dataset, counts, parts) for name, members in groups.items()]
     if reference is not None:
         _test_against(rows, groups, reference)
     return Comparison(contents[0]["seen"], contents[0]["data"], reference, rows)
@@ -93,7 +96,9 @@ def _compared(paths: Sequence[Path], reference: str | None, seen: Seen | None) -
 
 def _as_written(run: Run, content: Mapping[str, Any], dataset: Dataset) -> dict[str, _Ranked]:
     frame, number_of = read_ranks(run.path / RANKS), dataset.number_of
-    found, users = {}, [history.user_id for history in dataset.split("test")]
+    found: dict[str, _Ranked] = {}
+    drawn = tested_users(len(dataset.users), run.recipe.evaluation.users)
+    users = [dataset.users[user] for user in (range(len(dataset.users)) if drawn is None else drawn)]
     for name in content["models"]:
         rows = frame.filter((frame["model"] == name) & (frame["split"] == "test"))
         if rows["user_id"].to_list() != users:
@@ -163,10 +168,11 @@ def _seedless(value: Any) -> Any:
     return [_seedless(entry) for entry in value] if isinstance(value, list) else value
 
 
-def _row(name: str, members: Sequence[_Entry], dataset: Dataset, counts: np.ndarray) -> Row:
+def _row(
+    name: str, members: Sequence[_Entry], dataset: Dataset, counts: np.ndarray, parts: Mapping[str, np.ndarray]
+) -> Row:
     values = np.mean([entry.values for entry in members], axis=0)
     per_seed = np.array([entry.values.mean(axis=0) for entry in members])
-    parts = slices(dataset, counts)
     return Row(
         model=name,
         runs=[entry.run.path.name for entry in members],

@@ -13,8 +13,10 @@ from pauserec.config.baselines import (
     SequentialSettings,
     TigerConfig,
 )
+from pauserec.config.budget import Budget
 from pauserec.config.data import Columns, DataConfig, IdRule, ItemColumns, TimeConfig
 from pauserec.config.evaluation import CheckpointRow, CooccurrenceSettings, EvaluatedRow, EvaluationConfig
+from pauserec.config.made_for import MadeFor
 from pauserec.config.recipe import RECIPES, Recipe, shipped_recipes
 from pauserec.config.settings import (
     DecodingConfig,
@@ -35,7 +37,8 @@ from pauserec.config.stages import (
     SftConfig,
     Stage,
 )
-from pauserec.config.training import Format, LanguageTraining, LoraSettings, TrainingSettings, ValidatedSettings
+from pauserec.config.training import Format, Keep, LanguageTraining, LoraSettings, TrainingSettings, ValidatedSettings
+from pauserec.config.update import Update, UpdateJob
 
 __all__ = [
     "RECIPES",
@@ -43,6 +46,7 @@ __all__ = [
     "BaselineJob",
     "BaselineSettings",
     "Bert4recConfig",
+    "Budget",
     "CheckpointRow",
     "Columns",
     "CooccurrenceSettings",
@@ -61,8 +65,10 @@ __all__ = [
     "IdRule",
     "ImplicitSftConfig",
     "ItemColumns",
+    "Keep",
     "LanguageTraining",
     "LoraSettings",
+    "MadeFor",
     "ModelConfig",
     "NextItemJob",
     "PauseJob",
@@ -79,6 +85,8 @@ __all__ = [
     "TigerConfig",
     "TimeConfig",
     "TrainingSettings",
+    "Update",
+    "UpdateJob",
     "ValidatedSettings",
     "shipped_recipes",
 ]

@@ -64,6 +64,8 @@ class DataConfig(Settings):
     """Path of the interactions file, instead of `source`."""
     items: str | None = None
     """Path of the items file, beside `interactions`. Without one, items have no text."""
+    after: str | None = Field(default=None, json_schema_extra=LATER)
+    """Folder of a prepared data set (RUN/dataset) that these events come after; null begins anew."""
     format: Literal["auto", "table", "recbole", "amazon2014", "amazon2023"] = "auto"
     """Layout of the files; `auto` goes by file name and columns."""
     columns: Columns = Columns()

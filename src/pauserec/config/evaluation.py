@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pauserec.config.settings import NAME, Settings
+from pauserec.config.settings import LATER, NAME, Settings
 
 
 class CheckpointRow(Settings):
@@ -62,5 +62,7 @@ class EvaluationConfig(Settings):
     """Whether items of the user's own history may be ranked."""
     top_k: int = Field(default=20, ge=10)
     """Items ranked per user; a target below is a miss."""
+    users: int | None = Field(default=None, ge=1, json_schema_extra=LATER)
+    """Users that every row is tested on, drawn once; null tests all."""
     bootstrap: int = Field(default=1000, ge=1)
     """Resamples of users behind each 95% confidence interval."""

@@ -8,10 +8,14 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from pauserec.config.baselines import Baseline, TigerConfig
+from pauserec.config.budget import Budget
 from pauserec.config.data import DataConfig
 from pauserec.config.evaluation import EvaluationConfig
+from pauserec.config.made_for import MadeFor
 from pauserec.config.overrides import apply_override, choose_source, explain, replaced
 from pauserec.config.settings import (
+    BOOKKEEPING,
+    LATER,
     NAME,
     DecodingConfig,
     EmbedderConfig,
@@ -21,7 +25,8 @@ from pauserec.config.settings import (
     Settings,
 )
 from pauserec.config.stages import Stage
-from pauserec.config.training import Gives
+from pauserec.config.training import Gives, Keep
+from pauserec.config.update import Update
 from pauserec.errors import RecipeError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -50,6 +55,14 @@ class Recipe(Settings):
     """Classical recommenders to train and test beside the stages' models."""
     decoding: DecodingConfig = DecodingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    update: Update = Update()
+    """The finished run that this one goes on from."""
+    made_for: MadeFor = MadeFor()
+    """Data and machine that its settings suit."""
+    budget: Budget = Budget()
+    """Time for the whole run."""
+    keep: Keep = Field(default="rows", json_schema_extra=LATER | BOOKKEEPING)
+    """What of the models stays in the run folder: what its table's rows need, once, or every stage's whole model."""
 
     @model_validator(mode="after")
     def _references(self) -> Self:
@@ -76,7 +89,7 @@ class Recipe(Settings):
             for start, needed in zip(stage.starts_from, stage.needs, strict=True):
                 if start not in given:
                     raise ValueError(f"stage {stage.name!r} starts from {start!r}; known before it: {sorted(given)}")
-                if given[start] != needed:
+                if given[start] != needed and not (start == "base" and self.update.run):
                     raise ValueError(
                         f"stage {stage.name!r} takes {NOUNS[needed]} from {start!r}, which gives {NOUNS[given[start]]}: "
                         f"name one of {sorted(name for name, kind in given.items() if kind == needed)}"
@@ -85,6 +98,7 @@ class Recipe(Settings):
                 raise ValueError(f"two stages are named {stage.name!r}")
             given[stage.name] = stage.gives
         known = sorted(stage.name for stage in self.stages if stage.gives == "model")
+        known += ["base"] if self.update.run else []
         for row in self.evaluation.models:
             for step in row.rests_on:
                 if step not in known:
@@ -159,6 +173,11 @@ class Recipe(Settings):
             "baseline": f"baselines.{step}.{rest}",
             "ranking": f"evaluation.{rest}",
         }.get(group, key)
+
+    @property
+    def trained(self) -> tuple[Stage | Baseline, ...]:
+        """All that is trained."""
+        return (*self.stages, *self.baselines)
 
     @property
     def last_model(self) -> str:

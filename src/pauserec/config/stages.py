@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from pauserec.config.settings import (
+    BOOKKEEPING,
     LATER,
     DecodingConfig,
     EntryWords,
     PromptConfig,
     Settings,
 )
-from pauserec.config.training import Epochs, Format, Gives, LanguageTraining, LoraSettings, ValidatedSettings
+from pauserec.config.training import Epochs, Format, Gives, Keep, LanguageTraining, LoraSettings, ValidatedSettings
 
 if TYPE_CHECKING:
     from pauserec.config.recipe import Recipe
@@ -53,7 +54,7 @@ class CptConfig(_OverCorpus):
 
     def job(self, recipe: "Recipe") -> "CorpusJob":
         """See LanguageTraining.job."""
-        return CorpusJob(stage=self, precision=recipe.model.precision, **self.running_text(recipe))
+        return CorpusJob(stage=self, precision=recipe.model.precision, keep=recipe.keep, **self.running_text(recipe))
 
 
 class PausePretrainConfig(_OverCorpus):
@@ -100,6 +101,8 @@ class _NextItem(ValidatedSettings, LanguageTraining):
     """With targets = "all": a longer history is cut into windows that share this part of their items."""
     softmax: Literal["full", "codebook"] = "full"
     """Normalise the loss over the whole vocabulary, or over the codes of the target's level."""
+    negatives: int | None = Field(default=None, ge=1, json_schema_extra=LATER)
+    """With softmax = "codebook": a level with more codes than this is stood for by so many drawn ones; null takes all."""
     text_rows: Literal["train", "freeze"] = "train"
     """Full fine-tuning, or all but the rows of ordinary text tokens in the tables (much less to update in a small model)."""
     lora: LoraSettings | None = None
@@ -121,6 +124,7 @@ class _NextItem(ValidatedSettings, LanguageTraining):
             decoding=recipe.decoding,
             precision=recipe.model.precision,
             seen=recipe.evaluation.seen,
+            keep=recipe.keep,
         )
 
     @property
@@ -165,6 +169,22 @@ class ImplicitSftConfig(_NextItem):
     """Item text that follows each SID in the user's turn."""
     history_length: int | None = Field(default=None, ge=1)
     """Items a prompt of this stage holds; null takes prompt.history_length."""
+    distill: float = Field(default=0.0, ge=0, le=1, json_schema_extra=LATER)
+    """Share of each target that is what the model it starts from predicts without pauses and text; the rest is the label."""
+
+    @model_validator(mode="after")
+    def _taught(self) -> Self:
+        wanted = {
+            "targets": "all",
+            "loss_on": "target",
+            "softmax": "codebook",
+            "targets_per_history": None,
+            "history_dropout": 0,
+        }
+        for name, value in wanted.items():
+            if self.distill and getattr(self, name) != value:
+                raise ValueError(f"distill needs {name} = {value!r}: the teacher sees every target of a history once")
+        return self
 
     def form(self, prompt: PromptConfig) -> Format:
         """See LanguageTraining.form."""
@@ -182,6 +202,7 @@ class CorpusJob(Settings):
     history_length: int | None
     """None where the text is items', each alone."""
     words: EntryWords = Field(default=EntryWords(), json_schema_extra=LATER)
+    keep: Keep = Field(default="rows", json_schema_extra=LATER | BOOKKEEPING)
     spaces: Literal["before words"] = "before words"
     """Spaces of running text stand before words, as tokenizers expect. Version 0.1 had them elsewhere: its text is another."""
 
@@ -200,6 +221,7 @@ class NextItemJob(Settings):
     decoding: DecodingConfig = DecodingConfig()
     precision: Literal["auto", "float32", "bfloat16"]
     seen: Literal["keep", "drop"] = "drop"
+    keep: Keep = Field(default="rows", json_schema_extra=LATER | BOOKKEEPING)
 
     def idle(self) -> Iterable[str]:
         """See Settings.idle: a refit is not validated."""

@@ -19,6 +19,8 @@ from pauserec.config.settings import (
 if TYPE_CHECKING:
     from pauserec.config.recipe import Recipe
 
+Keep = Literal["rows", "all"]
+"""What a run folder keeps of its models: once, what the rows of its table need; or every stage's whole model."""
 Gives = Literal["model", "row", "rationales"]
 """What a stage leaves: a whole model, the row of one token, or texts."""
 
@@ -81,6 +83,10 @@ class TrainingSettings(Settings):
     """Optimizer steps between checkpoints."""
     tracking: tuple[str, ...] = Field(default=(), json_schema_extra=BOOKKEEPING | counts_as(["tensorboard"]))
     """Trackers, by accelerate's names ("tensorboard" needs `pip install 'pauserec[tensorboard]'`)."""
+    minutes: float | None = Field(default=None, gt=0, json_schema_extra=LATER | BOOKKEEPING)
+    """Training and validating take at most this long: where the epochs would take longer, the schedule is shortened."""
+    stop_when_broken: bool = Field(default=True, json_schema_extra=LATER | BOOKKEEPING)
+    """Stop with an error where the loss on codes is above that of guessing after the warm-up."""
     seed: Seed = 0
     """Seed of the batches' order, of dropout and of whatever else is drawn."""
 

@@ -18,6 +18,7 @@ from polars.exceptions import PanicException, PolarsError
 
 from pauserec.assets.named import check_name
 from pauserec.config import Columns, DataConfig
+from pauserec.data.later import appended
 from pauserec.data.left_out import WARN_FROM, check_loss, is_much, lost_rows, nothing_left, seen_targets
 from pauserec.data.raw.events import Raw, read_raw
 from pauserec.data.raw.layouts import files_in, find_files, open_events, open_items, own_folder
@@ -36,13 +37,18 @@ def prepare(config: DataConfig, *, out: Path, log: Callable[..., None]) -> dict[
 
     Raises DataError if a file cannot be used, or if k-core filtering leaves nothing.
     """
-    raw = read_raw(config)
+    earlier = load_dataset(Path(config.after)) if config.after else None
+    raw = read_raw(config, {item.item_id: item for item in earlier.items} if earlier else None)
     check_loss(raw, config)
-    histories = build_histories(raw.events, config.min_interactions, config.ties, config.repeats)
+    if earlier is None:
+        histories = build_histories(raw.events, config.min_interactions, config.ties, config.repeats)
+    else:
+        histories = appended(earlier, raw.events, config)
     report = describe(raw, histories)
     if histories.events.is_empty():
         raise DataError(nothing_left(raw, config))
-    dataset = _number(histories.events, raw.items)
+    items = raw.items if earlier is None else {item.item_id: item for item in earlier.items} | raw.items
+    dataset = _number(histories.events, items)
     lost = lost_rows(raw)
     if lost and is_much(raw, WARN_FROM):
         warnings.warn(f"{lost}: see {QUARANTINE} of the step dataset", stacklevel=2)
@@ -81,6 +87,7 @@ def raw_files(config: DataConfig) -> tuple[Path, ...]:
     if config.interactions is None and (folder is None or files_in(folder) is None):
         return ()
     found = [path for path in find_files(config) if path is not None]
+    found += [Path(config.after) / name for name in (ITEMS, HISTORIES)] if config.after else []
     return tuple(part for path in found for part in (of_folder(path) if path.is_dir() else [path]))
 
 

@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pauserec.errors import DataError, RecipeError
 from pauserec.evaluation.metrics import CUTOFFS, summarise, target_ranks
 from pauserec.records import HELD_OUT, Dataset, History, IntArray, Ranking, Recommender, Split
 from pauserec.runs import processes
+from pauserec.runs.progress import NARROW, WholeColumn
 
 Seen = Literal["keep", "drop"]
 USERS_AT_ONCE = 256
@@ -164,7 +165,7 @@ def _result(
 
 def _progress(spans: list[tuple[int, int]], label: str) -> Iterator[tuple[int, int]]:
     """Go through the chunks; show a bar with the time left once it takes longer than BAR_AFTER."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (BarColumn(NARROW), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn(), WholeColumn())
     console = Console(stderr=True)
     bar = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
     task = bar.add_task(label, total=sum(stop - begin for begin, stop in spans))

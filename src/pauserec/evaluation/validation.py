@@ -22,6 +22,14 @@ def validation_users(count: int, settings: ValidatedSettings) -> IntArray:
     return np.sort(np.random.default_rng(settings.seed).choice(users, wanted, replace=False))
 
 
+def tested_users(count: int, wanted: int | None) -> list[int] | None:
+    """The users, of `count`, that every row of a run is tested on; None where it is all of them."""
+    if wanted is None or wanted >= count:
+        return None
+    drawn: list[int] = np.sort(np.random.default_rng(0).choice(count, wanted, replace=False)).tolist()
+    return drawn
+
+
 def validator(
     recommender: Recommender,
     dataset: Dataset,

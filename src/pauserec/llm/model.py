@@ -18,6 +18,7 @@ from pauserec.llm.layers.fused import FusedBackbone, can_fuse
 from pauserec.llm.layers.packed import PackedLinear, can_pack, pack_linears
 from pauserec.llm.tree.passes import Extension, Pass, tree_attention
 from pauserec.llm.vocabulary import Vocabulary, find_vocabulary
+from pauserec.llm.weights import halved_all, put_difference, save_difference, whole_checkpoint
 from pauserec.runs.files import write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.training.losses import Head
@@ -68,18 +69,28 @@ class LanguageModel(nn.Module):
         """Load a checkpoint folder that `save` wrote, in float32."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        whole = whole_checkpoint(path)
+        tokenizer = AutoTokenizer.from_pretrained(whole, local_files_only=True, trust_remote_code=False)
         hf = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+            whole, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
+        put_difference(path, hf.state_dict())
         return cls(hf, tokenizer, find_vocabulary(tokenizer, ids))
 
-    def save(self, path: Path) -> None:
-        """Write weights (safetensors), configuration and tokenizer: a folder any Hugging Face tool can read."""
+    def save(self, path: Path, start: Path | None = None, *, exact: bool = False) -> None:
+        """Write weights (safetensors, 16 bit), configuration and tokenizer: a folder any Hugging Face tool can read.
+
+        start: the checkpoint this one was trained from, beside `path`: only what differs from it is written. exact: keep
+        32 bits.
+        """
         self.merge_rows()
+        weights = dict(self.hf.state_dict()) if exact else halved_all(self.hf.state_dict())
+        if start is not None:
+            save_difference(path, weights, start)
+            return
         self.hf.set_attn_implementation("sdpa")
         self.hf.config.use_cache = True
-        self.hf.save_pretrained(path)
+        self.hf.save_pretrained(path, state_dict=weights)
         self.tokenizer.save_pretrained(path)
         rows = {"first_sid": self.vocabulary.first_sid, "pause": self.vocabulary.pause, "used": self.vocabulary.used}
         write_atomically(path / ADDED_ROWS, orjson.dumps(rows))

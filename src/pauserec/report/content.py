@@ -1,7 +1,7 @@
 """What the report and the terminal show of a finished run: examples, embeddings, and the facts around them."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,18 @@ import numpy as np
 import orjson
 import polars as pl
 import torch
-from safetensors import safe_open
 
 from pauserec.data.dataset import load_dataset
 from pauserec.llm.model import ADDED_ROWS
+from pauserec.llm.weights import input_table, whole_checkpoint
 from pauserec.records import Dataset, FloatArray
-from pauserec.report.page import EmbeddingRows, Example, ReportContent, ShownItem, read_log
-from pauserec.results.finished import RANKS
+from pauserec.report.page import EmbeddingRows, Example, ReportContent, ShownItem
+from pauserec.results.best import best_row
+from pauserec.results.finished import RANKS, RESULT
 from pauserec.results.ledger import table_rows
 from pauserec.runs.files import read_table
 from pauserec.runs.folder import Run
+from pauserec.runs.logs import last_trainings, read_log
 from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.pause_pretrain import ROW
@@ -42,11 +44,13 @@ def report_content(run: Run, content: Mapping[str, Any], tested: Mapping[str, Fi
             for row in table_rows(run.recipe, content, tested)
         },
         stages=content["stages"],
-        log=_last_trainings(read_log(run.path / "log.jsonl"), run.recipe.steps),
+        log=last_trainings(read_log(run.path / "log.jsonl"), run.recipe.steps),
         quality=_json(run.finished("semantic_ids").path / "quality.json") if "semantic_ids" in run.steps else {},
         data_report=_json(run.finished("dataset").path / "report.json"),
         embeddings=_embeddings(run),
         examples=_examples(run, dataset, 3),
+        best=content.get("best"),
+        notes=content.get("notes", ()),
         facts={
             "backbone": run.recipe.model.name if run.recipe.stages else "none",
             "layers": (content.get("model") or {}).get("layers"),
@@ -71,19 +75,11 @@ def examples(run: Run, users: int) -> list[dict[str, Any]]:
     ]
 
 
-def _last_trainings(log: list[dict[str, Any]], steps: Sequence[str]) -> list[dict[str, Any]]:
-    """Of the recipe's steps what was logged since each last began anew, and the lines that belong to no step."""
-    begun = {line["step"]: place for place, line in enumerate(log) if line.get("event") == "begin"}
-    return [
-        line
-        for place, line in enumerate(log)
-        if "step" not in line or (line["step"] in steps and place >= begun.get(line["step"], 0))
-    ]
-
-
 def main_model(run: Run) -> str:
-    """The model a run is about: the first row of the last stage's, else the last baseline trained, else the first row."""
+    """The model a run is about: the best on validation; else of the last stage, the last baseline trained, the first row."""
     recipe = run.recipe
+    if best := best_row(_json(run.path / RESULT).get("models", {})):
+        return best
     rows = [model.name for model in recipe.evaluation.models if model.stage == recipe.last_model]
     rows += [baseline.name for baseline in reversed(recipe.baselines)]
     return [*rows, *recipe.evaluation.baselines][0]
@@ -119,7 +115,7 @@ def _embeddings(run: Run) -> list[EmbeddingRows]:
         folder = run.finished(name).path
         if (folder / ROW).exists():
             continue
-        first = orjson.loads((folder / ADDED_ROWS).read_bytes())["first_sid"]
+        first = orjson.loads((whole_checkpoint(folder) / ADDED_ROWS).read_bytes())["first_sid"]
         table = _input_table(folder)
         if table is None:
             return []
@@ -129,18 +125,9 @@ def _embeddings(run: Run) -> list[EmbeddingRows]:
     return found
 
 
-INPUT_TABLES = ("embed_tokens.weight", "embed_in.weight", "wte.weight")
-"""How families of models name their input embedding: Llama and most others, GPT-NeoX, GPT-2."""
-
-
 def _input_table(folder: Path) -> FloatArray | None:
-    """The input embedding [rows, D]; None where a family calls it otherwise."""
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="np") as file:
-            for key in file.keys():  # noqa: SIM118
-                if key.endswith(INPUT_TABLES):
-                    return np.asarray(file.get_tensor(key), dtype=np.float32)
-    return None
+    table = input_table(folder)
+    return None if table is None else table.float().numpy()
 
 
 def _json(path: Path) -> dict[str, Any]:

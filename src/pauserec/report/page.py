@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from markupsafe import Markup
 
 from pauserec.evaluation.metrics import METRICS
 from pauserec.records import FloatArray
 from pauserec.report import figures
+from pauserec.results.best import best_first
 from pauserec.results.table import HEADINGS
 from pauserec.runs.files import write_atomically
 
@@ -79,6 +79,10 @@ class ReportContent:
     """What happened to the raw rows: counts per class, ties."""
     embeddings: Sequence[EmbeddingRows] = ()
     examples: Sequence[Example] = ()
+    best: str | None = None
+    """The row that is best on validation."""
+    notes: Sequence[str] = ()
+    """What went wrong in the run, one line each."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Further lines of the header: backbone, versions, hardware."""
 
@@ -119,18 +123,6 @@ def write_report(run_path: Path, content: ReportContent) -> Path:
     # lone surrogates cannot be written as UTF-8
     write_atomically(path, page.encode("utf-8", errors="replace"))
     return path
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of log.jsonl. A line torn by a kill becomes {"event": "unreadable"}, which the report counts."""
-    lines: list[dict[str, Any]] = []
-    for raw in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            line = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            line = None
-        lines.append(line if isinstance(line, dict) else {"event": "unreadable"})
-    return lines
 
 
 def number(value: Any) -> str:
@@ -182,7 +174,7 @@ def fact_tables(facts: Mapping[str, Any], heading: str = "") -> list[FactTable]:
 def _splits(models: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Per split: its rows, the best value of each metric, and a chart of NDCG@10."""
     for split in ("test", "validation"):
-        rows = {name: model[split] for name, model in models.items() if model.get(split)}
+        rows = {name: models[name][split] for name in best_first(models, split)}
         if not rows:
             continue
         chart = {name: (row["ndcg@10"], *row["ci95"]["ndcg@10"]) for name, row in rows.items()}

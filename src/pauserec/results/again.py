@@ -11,6 +11,7 @@ from pauserec.results.finished import open_finished
 from pauserec.results.ledger import fit_of
 from pauserec.results.testing import (
     counted_test,
+    finished_checkpoint,
     one_split,
     ranking_of,
     row_test,
@@ -42,7 +43,7 @@ def reevaluate(out: Path, split: Split, seen: Seen | None = None) -> dict[str, R
     if recipe.evaluation.models:
         ids = SemanticIds.load(folder.finished("semantic_ids").path)
         for model in recipe.evaluation.models:
-            recommender = row_test(recipe, model).recommender(folder.finished(model.stage), ids, dataset)
+            recommender = row_test(recipe, model).recommender(finished_checkpoint(folder, model.stage), ids, dataset)
             results[model.name] = one_split(model.name, recommender, dataset, ranking, split)
     if not results:
         raise RunError(f"{out}: the recipe names nothing to evaluate: add [[evaluation.models]]")

@@ -22,8 +22,11 @@ class TableRow:
     ms_per_user: float | None
 
 
-def format_table(rows: Sequence[TableRow], *, title: str = "", caption: str = "") -> Table:
-    """The table for a rich console; each metric's best value is bold. Names are shown as they are, never as markup."""
+def format_table(rows: Sequence[TableRow], *, title: str = "", caption: str = "", marked: str | None = None) -> Table:
+    """The table for a rich console; each metric's best value is bold. Names are shown as they are, never as markup.
+
+    marked: the row that gets a star: the best on validation.
+    """
     table = Table(title=Text(title) if title else None, caption=Text(caption) if caption else None)
     table.add_column("model", no_wrap=True)
     for heading in (*(HEADINGS[metric] for metric in METRICS), "train s", "ms/user"):
@@ -34,7 +37,8 @@ def format_table(rows: Sequence[TableRow], *, title: str = "", caption: str = ""
             Text(f"{row.metrics[metric]:.4f}", style="bold" if row.metrics[metric] == best[metric] else "")
             for metric in METRICS
         ]
-        table.add_row(Text(row.model), *cells, _number(row.train_seconds), _number(row.ms_per_user))
+        name = Text(f"{row.model} *" if row.model == marked else row.model)
+        table.add_row(name, *cells, _number(row.train_seconds), _number(row.ms_per_user))
     return table
 
 

@@ -27,12 +27,18 @@ from pauserec.config.stages import prompt_identity
 from pauserec.data.dataset import load_dataset
 from pauserec.evaluation.evaluate import Result, evaluate
 from pauserec.evaluation.ranks import SCHEMA, write_ranks
+from pauserec.evaluation.validation import tested_users
 from pauserec.llm.recommender import LLMRecommender
+from pauserec.llm.weights import whole_checkpoint
 from pauserec.records import Dataset, FinalFit, Recommender, Split
+from pauserec.results.best import best_row
 from pauserec.results.finished import METRICS_FILE, RANKS, RESULT, made_from
+from pauserec.results.verdicts import verdicts
 from pauserec.runs import processes
 from pauserec.runs.files import read_table, write_atomically, write_table
 from pauserec.runs.folder import Run
+from pauserec.runs.logs import last_trainings, read_log
+from pauserec.runs.place import LOG
 from pauserec.runs.steps import FinishedStep
 from pauserec.semantic_ids.codes import SemanticIds
 
@@ -46,6 +52,7 @@ class RankingRules(Settings):
     seen: Literal["keep", "drop"]
     top_k: int
     bootstrap: int
+    users: int | None = Field(default=None, json_schema_extra=LATER)
 
 
 class BaselineTest(Settings):
@@ -119,7 +126,9 @@ class ModelTest(Settings):
 def ranking_of(recipe: Recipe) -> RankingRules:
     """The recipe's ranking rules."""
     evaluation = recipe.evaluation
-    return RankingRules(seen=evaluation.seen, top_k=evaluation.top_k, bootstrap=evaluation.bootstrap)
+    return RankingRules(
+        seen=evaluation.seen, top_k=evaluation.top_k, bootstrap=evaluation.bootstrap, users=evaluation.users
+    )
 
 
 def counted_test(recipe: Recipe, name: str) -> CountedTest:
@@ -135,7 +144,10 @@ def counted_test(recipe: Recipe, name: str) -> CountedTest:
 
 def row_test(recipe: Recipe, row: EvaluatedRow) -> ModelTest:
     """What testing one model of the recipe takes: the prompt is the one its stage trained with."""
-    stage = next((stage for stage in recipe.stages if stage.name == row.stage), None)
+    stages = {stage.name: stage for stage in recipe.stages}
+    if recipe.update.run and recipe.stages:  # what an update began from is asked as the stage that goes on from it
+        stages["base"] = recipe.stages[0]
+    stage = stages.get(row.stage)
     form = stage.form(recipe.prompt) if stage else Format(history_length=recipe.prompt.history_length)
     return ModelTest(
         name=row.name,
@@ -148,6 +160,15 @@ def row_test(recipe: Recipe, row: EvaluatedRow) -> ModelTest:
         history_length=form.history_length,
         final_fit=recipe.fitted_on(row.stage),
     )
+
+
+def finished_checkpoint(folder: Run, stage: str) -> FinishedStep:
+    """A finished stage, its files verified, and those of the checkpoint that its weights rest on."""
+    step = folder.finished(stage)
+    whole = whole_checkpoint(step.path)
+    if whole != step.path:
+        folder.finished(whole.name)
+    return step
 
 
 def evaluate_counted(
@@ -208,6 +229,7 @@ def one_split(name: str, recommender: Recommender, dataset: Dataset, ranking: Ra
         seen=ranking.seen,
         top_k=ranking.top_k,
         bootstrap=ranking.bootstrap,
+        users=tested_users(len(dataset.users), ranking.users),
         label=f"{name}: {split}",
     )
 
@@ -235,21 +257,26 @@ def collect(run: Run, tested: Mapping[str, FinishedStep]) -> dict[str, Any]:
         stage["share"] = round(stage.get("training_seconds", 0.0) / whole, 4) if whole else 0.0
     run.log("result", event="cost", stages={name: {key: s.get(key) for key in COST} for name, s in stages.items()})
     prepared = steps["dataset"].summary
-    data = {
+    data: dict[str, Any] = {
         key: prepared[key]
         for key in ("fingerprint", "users", "items", "interactions", "ties", "left_out", "seen_targets")
         if key in prepared
     }
+    if recipe.evaluation.users is not None and recipe.evaluation.users < prepared["users"]:
+        data["users_tested"] = recipe.evaluation.users
     fits = [getattr(stage, "final_fit", None) for stage in trained]
     fits += [recipe.evaluation.final_fit] if recipe.evaluation.baselines else []
+    log = last_trainings(read_log(run.path / LOG), recipe.steps)
     content = {
         "recipe": recipe.name,
         "model": steps["base"].summary if "base" in steps else None,
+        "best": best_row(models),
         "seen": recipe.evaluation.seen,
         "final_fit": sorted({fit for fit in fits if fit} or {"train"}),
         "data": data,
         "models": models,
         "stages": stages,
+        "notes": verdicts(recipe, stages, models, log),
         **made_from(run),
     }
     tables = [read_table(step.path / RANKS) for step in tested.values()]

@@ -33,7 +33,7 @@ from pauserec.runs.files import (
 )
 from pauserec.runs.fingerprints import Fingerprint, changed_settings, fingerprint
 from pauserec.runs.origin import named, origin
-from pauserec.runs.place import LOG, RECIPE, check_place, make_folder, rerun
+from pauserec.runs.place import LOG, RECIPE, check_place, make_folder, remove_step, rerun
 from pauserec.runs.steps import FinishedStep, StepFunction, agree, content_hash, contents_of
 
 STARTED = "started.json"
@@ -53,10 +53,14 @@ class Run:
         """Fingerprints, and hashes of manifests, that finished steps must have, where the folder is only read."""
         self.before: Mapping[str, Fingerprint] = {}
         """Steps by the recipe that stood in the folder when it was opened."""
+        self.yes = True
+        """Whether a recipe may run on data that it is not made for."""
         self.reuse: tuple[Path, ...] = ()
         """Other run folders, whose finished steps are taken over where they are the same."""
         self.on_step: Callable[[str, bool], None] = lambda name, done: None
         """Told each step's name before it runs, and whether it is done already."""
+        self.on_done: Callable[[str], object] = lambda name: None
+        """Told each step's name once it was done, not where it was done already."""
         self.on_again: Callable[[str, str], None] = lambda name, why: None
         """Told which finished step is done again, and why."""
 
@@ -126,8 +130,8 @@ class Run:
         collective: all processes do it together, and it sees to it that only the first one writes. files: raw files it reads.
         """
         counted = self.counted(name, settings, inputs)
-        if processes.is_main():
-            self._publish(name)  # what a kill left between its manifest and its place
+        if processes.is_main():  # what a kill left between its manifest and its place
+            self._publish(name)
         why = processes.broadcast(lambda: self._why_missing(name, counted, contents_of(inputs, files)))
         self.on_step(name, not why)
         if why:
@@ -142,8 +146,9 @@ class Run:
             processes.barrier()
             self.steps.pop(name, None)
             self._redo.discard(name)
-        step = replace(self.finished(name), counted=counted)
-        self.steps[name] = step
+        step = self.steps[name] = replace(self.finished(name), counted=counted)
+        if why:
+            self.on_done(name)
         return step
 
     def _why_missing(self, name: str, counted: Fingerprint, contents: dict[str, str]) -> str:
@@ -180,7 +185,7 @@ class Run:
     def _take_over(self, other: Path, name: str) -> None:
         """Copy a finished step of another run folder."""
         partial = self.path / f"{name}.partial"
-        _remove(partial, marks=(STARTED, MANIFEST))
+        remove_step(partial, marks=(STARTED, MANIFEST))
         shutil.copytree(other / name, partial, ignore=lambda _, names: {MANIFEST} & set(names))
         write_atomically(partial / MANIFEST, (other / name / MANIFEST).read_bytes())
         self._publish(name)
@@ -223,7 +228,7 @@ class Run:
             if (self.path / name).exists():
                 self.log(name, event="again", why=why)
                 self.on_again(name, why)
-            _remove(partial, marks=(STARTED, MANIFEST))
+            remove_step(partial, marks=(STARTED, MANIFEST))
         partial.mkdir(exist_ok=True)
         for leftover in partial.glob(TEMPORARY):
             leftover.unlink()  # a killed write's, which would count as the step's own
@@ -264,7 +269,7 @@ class Run:
             return
         (partial / STARTED).unlink(missing_ok=True)
         shutil.rmtree(partial / RESUMING, ignore_errors=True)
-        _remove(final, marks=(MANIFEST,))
+        remove_step(final, marks=(MANIFEST,))
         partial.rename(final)
         fsync_folder(self.path)
 
@@ -288,13 +293,3 @@ class Run:
 def _is_begun(started: Mapping[str, Any], counted: Fingerprint, before: Fingerprint | None) -> bool:
     """Whether what stands in started.json is this step; version 0.1 noted no settings there."""
     return counted.known(str(started.get("fingerprint")), before, first_rule="settings" not in started)
-
-
-def _remove(folder: Path, marks: tuple[str, ...]) -> None:
-    """Remove a step's folder, if there is one. Raises RunError where none of its marks is there: somebody else's files."""
-    if not folder.exists():
-        return
-    foreign = any(not entry.match(TEMPORARY) for entry in folder.iterdir())
-    if foreign and not any((folder / mark).exists() for mark in marks):
-        raise RunError(f"{folder} holds files that no run wrote: move them away, or choose another --out")
-    shutil.rmtree(folder)

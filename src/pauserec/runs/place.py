@@ -2,6 +2,7 @@
 
 import errno
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from pauserec.runs.files import TEMPORARY, write_atomically
 RECIPE = "recipe.toml"
 LOG = "log.jsonl"
 LOCK = ".lock"
+FIT = "fit.toml"
+"""The recipe that `pauserec fit` wrote, with its comments."""
 
 
 def rerun(path: Path) -> str:
@@ -28,7 +31,7 @@ def check_place(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise RunError(f"--out {path} is a file: name a folder")
     found = [entry for entry in path.iterdir() if not entry.match(TEMPORARY)] if path.is_dir() else []
-    others = {entry.name for entry in found} - {LOCK}
+    others = {entry.name for entry in found} - {LOCK, FIT}
     if others and RECIPE not in others:
         raise RunError(f"{path} is not empty and holds no {RECIPE}, so it is not a run folder: choose another --out")
     if others and LOG not in others and not _just_begun(path, others):
@@ -86,3 +89,13 @@ def recipe_put_back(path: Path) -> Iterator[None]:
         if before is not None:
             write_atomically(recipe, before)
         raise
+
+
+def remove_step(folder: Path, marks: tuple[str, ...]) -> None:
+    """Remove a step's folder, if there is one. Raises RunError where none of its marks is there: somebody else's files."""
+    if not folder.exists():
+        return
+    foreign = any(not entry.match(TEMPORARY) for entry in folder.iterdir())
+    if foreign and not any((folder / mark).exists() for mark in marks):
+        raise RunError(f"{folder} holds files that no run wrote: move them away, or choose another --out")
+    shutil.rmtree(folder)

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from rich.console import Console
-from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
@@ -16,6 +14,7 @@ from pauserec.config import EmbedderConfig
 from pauserec.errors import AssetError, RunError
 from pauserec.records import FloatArray, Item, Step
 from pauserec.runs.files import write_atomically
+from pauserec.runs.progress import track
 from pauserec.semantic_ids.codebooks import read_tensors
 from pauserec.semantic_ids.cooccurrence import cooccurrence_vectors
 
@@ -127,12 +126,8 @@ def text_vectors(config: EmbedderConfig, items: Sequence[Item]) -> FloatArray:
     # Each text once, long ones first: batches of equal length waste no padding, and time left is never underestimated.
     distinct = sorted(set(texts), key=lambda text: (-len(text), text))
     starts = range(0, len(distinct), config.batch_size)
-    console = Console(stderr=True)
     try:
-        rows = [
-            encoder.encode(distinct[start : start + config.batch_size])
-            for start in track(starts, description="embed items", console=console)
-        ]
+        rows = [encoder.encode(distinct[start : start + config.batch_size]) for start in track(starts, "embed items")]
     except ValueError as error:  # a model for other purposes: no padding token, for example
         reason = str(error).splitlines()[0]
         raise AssetError(f"embedder.name {config.name!r} embeds no text ({reason}): name a sentence embedder") from None

@@ -31,8 +31,14 @@ def rqkmeans(
     vectors = load_vectors(vectors_step.path)
     if config.collisions == "reassign":
         check_capacity(len(vectors), config.codebook_sizes)
+    dataset = load_dataset(dataset_step.path)
+    if len(config.codebook_sizes) == 1:
+        distinct, place = np.unique(vectors, axis=0, return_inverse=True)
+        if len(distinct) <= config.codebook_sizes[0]:  # every vector is a centroid: nothing is to be searched for
+            known = place.reshape(-1, 1).astype(np.int64), np.zeros(len(vectors), dtype=np.float32)
+            return write_ids(config, vectors, Codebooks((distinct,)), dataset, known, out=out, log=log)
     codebooks = Codebooks(residual_kmeans(vectors, config.codebook_sizes, config.iterations, config.seed))
-    return write_ids(config, vectors, codebooks, load_dataset(dataset_step.path), out=out, log=log)
+    return write_ids(config, vectors, codebooks, dataset, out=out, log=log)
 
 
 def residual_kmeans(vectors: FloatArray, sizes: tuple[int, ...], iterations: int, seed: int) -> tuple[FloatArray, ...]:

@@ -18,13 +18,15 @@ from pauserec.config import CheckpointRow, Format, Recipe
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import RunError
 from pauserec.evaluation.metrics import METRICS
-from pauserec.llm.model import ADDED_ROWS
+from pauserec.llm.model import ADDED_ROWS, LanguageModel
 from pauserec.llm.prompts import Prompts
 from pauserec.llm.vocabulary import find_vocabulary
+from pauserec.llm.weights import whole_checkpoint
 from pauserec.records import Dataset
+from pauserec.results.best import best_row
 from pauserec.results.finished import RESULT, open_finished
-from pauserec.results.testing import ModelTest, row_test
-from pauserec.runs.files import MANIFEST, fsync_folder, hashes
+from pauserec.results.testing import ModelTest, finished_checkpoint, row_test
+from pauserec.runs.files import MANIFEST, fsync_folder, hashes, read_json
 from pauserec.runs.folder import Run
 from pauserec.runs.place import RECIPE
 from pauserec.runs.steps import FinishedStep
@@ -40,14 +42,14 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]()<>#!|~&:$])")
 def export_run(run: Path, folder: Path, model: str | None = None) -> Path:
     """Write a trained model of `run` into `folder`, a new or empty one, all of it or nothing. Gives `folder`.
 
-    model: a row of the run's table; None takes the last stage's. Raises RunError if the run is not finished, has no
-    such model, or `folder` is not empty.
+    model: a row of the run's table; None takes the language model that is best on validation. Raises RunError if the run
+    is not finished, has no such model, or `folder` is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} exists and is not an empty folder: choose another one")
     source = open_finished(run)
     test, stage = _chosen(source, model)
-    checkpoint, ids_step = source.finished(stage), source.finished("semantic_ids")
+    checkpoint, ids_step = finished_checkpoint(source, stage), source.finished("semantic_ids")
     dataset = load_dataset(source.finished("dataset").path)
     target = folder.resolve()
     try:
@@ -78,6 +80,7 @@ def _chosen(source: Run, model: str | None) -> tuple[ModelTest, str]:
         raise RunError(f"{source.path}: its recipe trains no model, so there is nothing to export")
     last = recipe.last_model
     rows = {entry.name: entry for entry in recipe.evaluation.models}
+    model = model or best_row(read_json(source.path / RESULT).get("models", {}), rows.keys())
     if model is None:
         # The row that tests the stage as it was trained, if the table has one.
         tested = [entry for entry in rows.values() if entry.stage == last]
@@ -101,15 +104,20 @@ def _fill(
     ids_step: FinishedStep,
     dataset: Dataset,
 ) -> None:
-    if not (checkpoint.path / "config.json").is_file():
+    whole = whole_checkpoint(checkpoint.path)
+    if not (whole / "config.json").is_file():
         raise RunError(f"stage {stage!r} leaves no whole model: choose a model of another stage")
-    for path in sorted(checkpoint.path.iterdir()):
-        if path.name not in NOT_EXPORTED and path.is_file():
-            shutil.copyfile(path, out / path.name)
+    ids = SemanticIds.load(ids_step.path)
+    if whole == checkpoint.path:
+        for path in sorted(whole.iterdir()):
+            if path.name not in NOT_EXPORTED and path.is_file():
+                shutil.copyfile(path, out / path.name)
+    else:
+        LanguageModel.load(checkpoint.path, ids).save(out)
+        (out / ADDED_ROWS).unlink()
     for name in (TABLE, HEADER, CODEBOOKS):
         shutil.copyfile(ids_step.path / name, out / name)
     shutil.copyfile(source.path / RECIPE, out / RECIPE)
-    ids = SemanticIds.load(ids_step.path)
     entries = (
         {
             "item_id": item.item_id,
@@ -121,7 +129,7 @@ def _fill(
     )
     (out / ITEMS).write_bytes(b"".join(orjson.dumps(entry) + b"\n" for entry in entries))
     content = orjson.loads((source.path / RESULT).read_bytes())
-    prompt = _example_prompt(checkpoint.path, test, ids, dataset)
+    prompt = _example_prompt(whole, test, ids, dataset)
     (out / CARD).write_text(_card(source.recipe, test, stage, content, prompt, ids), encoding="utf-8")
 
 

@@ -17,9 +17,11 @@ from pauserec.config import CheckpointRow
 from pauserec.data.dataset import load_dataset
 from pauserec.errors import RecipeError, RunError
 from pauserec.records import Dataset, FloatArray, IntArray, Item, Offer, Recommendations, Recommender, Scored
-from pauserec.results.finished import open_finished
-from pauserec.results.testing import counted_test, row_test
+from pauserec.results.best import best_row
+from pauserec.results.finished import RESULT, open_finished
+from pauserec.results.testing import counted_test, finished_checkpoint, row_test
 from pauserec.runs.device import bound_kernel_cache
+from pauserec.runs.files import read_json
 from pauserec.runs.folder import Run
 from pauserec.semantic_ids.codes import SemanticIds
 
@@ -38,7 +40,10 @@ class TrainedRecommender:
         *,
         drop_seen: bool,
         repeats: Literal["first", "keep"] = "keep",
+        row: str = "",
     ) -> None:
+        self.row = row
+        """The row of the run's table that recommends."""
         self._model, self._fallback, self._dataset = model, fallback, dataset
         self._drop_seen, self._repeats = drop_seen, repeats
         members: dict[str, list[int]] = {}
@@ -194,7 +199,7 @@ def _ids(name: str, row: Iterable[str] | None, *, none_is_all: bool) -> list[str
 def load(
     run: str | Path, model: str | None = None, *, cache_bytes: int = 0, compile: bool = False
 ) -> TrainedRecommender:
-    """Open a finished run folder for recommending. `model` is a row of its table; None takes the last stage's.
+    """Open a finished run folder for recommending. `model` is a row of its table; None takes the best on validation.
 
     cache_bytes: memory for the prompts of histories that were asked for before, the least recently used leaving first; a
     history that has only grown since then costs its new items alone. For a process that goes on serving.
@@ -204,16 +209,27 @@ def load(
     bound_kernel_cache()
     folder = open_finished(Path(run))
     dataset = load_dataset(folder.finished("dataset").path)
-    recommender = _recommender(folder, model, dataset, cache_bytes=cache_bytes, compile=compile)
+    row = model or served_row(folder)
+    recommender = _recommender(folder, row, dataset, cache_bytes=cache_bytes, compile=compile)
     drop_seen, repeats = folder.recipe.evaluation.seen == "drop", folder.recipe.data.repeats
-    return TrainedRecommender(recommender, Popularity.fit(dataset), dataset, drop_seen=drop_seen, repeats=repeats)
+    fallback = Popularity.fit(dataset)
+    return TrainedRecommender(recommender, fallback, dataset, drop_seen=drop_seen, repeats=repeats, row=row or "")
+
+
+def served_row(folder: Run) -> str | None:
+    """The row that is served where none is named: the best on validation, else a trained one. None where no row was tested."""
+    content = read_json(folder.path / RESULT)
+    best = best_row(content.get("models", {}))
+    recipe = folder.recipe
+    rows = [entry.name for entry in recipe.evaluation.models if entry.stage == recipe.last_model]
+    return best or next(iter([*rows, *(baseline.name for baseline in reversed(recipe.baselines))]), None)
 
 
 def _recommender(folder: Run, model: str | None, dataset: Dataset, *, cache_bytes: int, compile: bool) -> Recommender:
     recipe = folder.recipe
     counted, trained = recipe.evaluation.baselines, [settings.name for settings in recipe.baselines]
-    if model in trained or (model is None and trained and not recipe.stages):
-        return load_baseline(folder.finished(model or trained[-1]).path)
+    if model in trained:
+        return load_baseline(folder.finished(str(model)).path)
     if model is not None and model in counted:
         return counted_test(recipe, model).fit(dataset)
     models = {entry.name: entry for entry in recipe.evaluation.models}
@@ -225,5 +241,5 @@ def _recommender(folder: Run, model: str | None, dataset: Dataset, *, cache_byte
     last = recipe.last_model
     chosen = models[model] if model is not None else CheckpointRow(name=last, stage=last)
     ids = SemanticIds.load(folder.finished("semantic_ids").path)
-    checkpoint = folder.finished(chosen.stage)
+    checkpoint = finished_checkpoint(folder, chosen.stage)
     return row_test(recipe, chosen).recommender(checkpoint, ids, dataset, cache_bytes=cache_bytes, compile=compile)

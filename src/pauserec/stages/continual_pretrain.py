@@ -6,6 +6,7 @@ far shorter; the wording of the running text is our own.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import CorpusDocument, corpus_batches, corpus_documents, document_tokens
 from pauserec.stages.cost import with_cost
 from pauserec.stages.kind import Sight, Tokens
-from pauserec.stages.objective import Objective, seed_everything, trains_in_bfloat16
+from pauserec.stages.objective import Objective, kept_beside, seed_everything, trains_in_bfloat16
 from pauserec.training.batches import Batches
 from pauserec.training.loop import fit
 
@@ -43,7 +44,8 @@ def continual_pretrain(
     model.train_rows(range(model.vocabulary.sid_rows.start, model.vocabulary.sid_rows.stop))
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, settings=stage)
-    summary = fit(objective, batches, stage, out=out, save=model.save, log=log, bfloat16=bfloat16)
+    save = partial(model.save, start=kept_beside(job.keep, base))
+    summary = fit(objective, batches, stage, out=out, save=save, log=log, bfloat16=bfloat16)
     return with_cost(summary, model, frozen=True, bfloat16=bfloat16)
 
 

@@ -34,5 +34,6 @@ def implicit_sft(
     ids = SemanticIds.load(ids_step.path)
     model = LanguageModel.load(sft.path, ids)
     with torch.no_grad():
-        model.table[model.vocabulary.pause] = load_rows(pause.path / ROW)[0]
-    return train_next_item(job, model, dataset_step, ids, out=out, log=log)
+        if (pause.path / ROW).exists():  # an update's model holds its row already
+            model.table[model.vocabulary.pause] = load_rows(pause.path / ROW)[0]
+    return train_next_item(job, model, sft, dataset_step, ids, out=out, log=log)

@@ -1,18 +1,20 @@
 """What the stages share: a language model with a loss that the training loop can call."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from pauserec.config import LanguageTraining, ModelConfig
+from pauserec.config import Keep, LanguageTraining, ModelConfig
 from pauserec.errors import ModelError
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.tree.flex import tree_pass
 from pauserec.llm.tree.rule import Layout
 from pauserec.runs import processes
 from pauserec.runs.device import best_device, use_bfloat16
+from pauserec.runs.steps import FinishedStep
 from pauserec.training.batches import IGNORE
 from pauserec.training.losses import codebook_softmax_loss, full_softmax_loss
 from pauserec.training.sharding import shard
@@ -40,6 +42,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self._softmax, self._rate, self._flex = model, softmax, rate, False
+        self._negatives: int | None = getattr(settings, "negatives", None)
         if settings is None:
             return
         check_attention(settings)
@@ -63,14 +66,28 @@ class Objective(nn.Module):
 
     def forward(self, tokens: Tensor, labels: Tensor, layout: Layout) -> Tensor:
         """tokens, labels: int64 [N]; layout: who sees whom (llm/tree/samples.py). Gives a float32 scalar."""
+        hidden, targets = self.states(tokens, labels, layout)
+        if self._softmax == "full":
+            return full_softmax_loss(hidden, targets, self.model.output())
+        drawn = self._negatives if self.training else None
+        return codebook_softmax_loss(hidden, targets, self.levels, self.model.output(), drawn)
+
+    def states(self, tokens: Tensor, labels: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Final hidden states where there is a label [M, D], and the labels [M]."""
         tree = tree_pass(layout, tokens.device, flex=self._flex)
         embedded = dropout(self.model.embed(tokens), self._rate, self.training)
         chosen = (labels != IGNORE).nonzero()[:, 0]
-        hidden, targets = self.model.hidden(embedded, tree)[chosen], labels[chosen]
-        if self._softmax == "full":
-            return full_softmax_loss(hidden, targets, self.model.output())
-        levels = [self.model.vocabulary.level_rows(level) for level in range(len(self.model.vocabulary.codebook_sizes))]
-        return codebook_softmax_loss(hidden, targets, levels, self.model.output())
+        return self.model.hidden(embedded, tree)[chosen], labels[chosen]
+
+    @property
+    def levels(self) -> list[slice]:
+        """The rows of each level of codes."""
+        return [self.model.vocabulary.level_rows(level) for level in range(len(self.model.vocabulary.codebook_sizes))]
+
+
+def kept_beside(keep: Keep, start: FinishedStep) -> Path | None:
+    """The checkpoint that a stage's weights are kept as a difference from; None where the whole model is to be kept."""
+    return start.path if keep == "rows" else None
 
 
 def trains_in_bfloat16(precision: Literal["auto", "float32", "bfloat16"]) -> bool:

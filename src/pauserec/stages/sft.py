@@ -30,4 +30,4 @@ def sft(
     seed_everything(job.stage.seed)
     ids = SemanticIds.load(ids_step.path)
     model = LanguageModel.load(start.path, ids)
-    return train_next_item(job, model, dataset_step, ids, out=out, log=log)
+    return train_next_item(job, model, start, dataset_step, ids, out=out, log=log)

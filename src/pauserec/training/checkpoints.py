@@ -35,11 +35,13 @@ class Clock:
     """Time and targets of a training so far, over all attempts.
 
     begin: when it would have begun, had it never been interrupted. aside: seconds of validating and saving.
+    progress: how far the learning rate's schedule is, where time shortens it; None where it goes by steps.
     """
 
     begin: float = field(default_factory=time.perf_counter)
     aside: float = 0.0
     targets: float = 0.0
+    progress: float | None = None
 
     def seconds(self) -> float:
         """Training time so far, validating and saving included."""
@@ -82,7 +84,7 @@ def write_checkpoint(
     processes.barrier()  # each process wrote its random state
     if processes.is_main():
         aside = clock.aside + time.perf_counter() - pause
-        elapsed = {"seconds": clock.seconds(), "aside": aside, "targets": clock.targets}
+        elapsed = {"seconds": clock.seconds(), "aside": aside, "targets": clock.targets, "progress": clock.progress}
         write_atomically(path / ELAPSED, orjson.dumps(elapsed | {"processes": processes.world()}))
         write_atomically(path / MANIFEST, orjson.dumps(hashes(path)))
         for older in sorted(folder.glob("checkpoint-*"), key=step_of)[:-KEPT]:
@@ -115,7 +117,8 @@ def read_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
     else:
         optimizer.load_state_dict(state)
     _set_random_state(path / _random_file())
-    return Clock(time.perf_counter() - elapsed["seconds"], elapsed["aside"], elapsed["targets"])
+    begin = time.perf_counter() - elapsed["seconds"]
+    return Clock(begin, elapsed["aside"], elapsed["targets"], elapsed.get("progress"))
 
 
 def trained_weights(module: nn.Module) -> dict[str, Tensor]:

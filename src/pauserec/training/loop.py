@@ -5,20 +5,19 @@ one precision per process and the stages of a run differ. Batches are asked for 
 stage may make them from the weights of now (rollouts).
 """
 
-import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from pauserec.config import TrainingSettings
-from pauserec.errors import PauserecError, RecipeError
+from pauserec.errors import RecipeError
 from pauserec.runs import processes
 from pauserec.runs.device import best_device, forget_peak, peak_memory
 from pauserec.runs.folder import RESUMING
@@ -33,6 +32,7 @@ from pauserec.training.checkpoints import (
     step_of,
     write_checkpoint,
 )
+from pauserec.training.limits import TimeLimit, Watch
 from pauserec.training.optimizer import adamw, rate_factor
 from pauserec.training.sharding import full, is_sharded, restore
 
@@ -62,6 +62,7 @@ def fit(
     bfloat16: bool = False,
     validate: Callable[[], dict[str, float]] | None = None,
     together: bool = True,
+    guessing: float | None = None,
 ) -> dict[str, Any]:
     """Train `module` (forward(**batch) gives the loss summed over targets) and leave its best weights in it.
 
@@ -69,14 +70,16 @@ def fit(
     save: called once, by the first process, with `out`. together: several processes share each optimizer step's
     batches, so that with N of them a step holds N times `accumulate` batches, and its loss is normalised by all their
     targets; otherwise each of them does what one alone would do.
+    guessing: the loss of one who guesses; a loss above it after the warm-up stops the training (`stop_when_broken`).
     Resumes from `out`/training if there is something to resume from. Returns seconds, tokens, trainable_parameters, steps.
     Raises RunError where the checkpoint there is of another number of processes, or its best weights are lost;
-    PauserecError when the loss is no number.
+    PauserecError when the loss is no number, or the training is broken.
     """
     folder = out / RESUMING
     folder.mkdir(exist_ok=True)
     forget_peak()
     training = _Training(module, batches, settings, out, bfloat16=bfloat16, together=together)
+    training.watch = Watch(settings, training.steps, guessing)
     training.run(log, validate)
     seconds = training.clock.seconds()
     training.best.load(module)
@@ -90,6 +93,8 @@ def fit(
         "peak_memory_bytes": max(processes.all_gather(peak_memory())),
         "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "steps": training.step,
+        "planned_steps": training.steps,
+        "ended_by": training.ended_by(),
         **training.best.summary(),
     }
     if "best_step" in summary:
@@ -139,6 +144,8 @@ class _Training:
         self.step = step_of(checkpoint)
         self.clock = read_checkpoint(checkpoint, module, self._optimizer) if checkpoint else Clock()
         self.best = BestWeights(self._folder, self.step, getattr(settings, "patience", None))
+        self.time = TimeLimit(settings, self.steps, self.clock)
+        self.watch = Watch(settings, self.steps, None)
 
     def run(self, log: Callable[..., None], validate: Callable[[], dict[str, float]] | None) -> None:
         """Do the steps that are left, until patience is over."""
@@ -146,18 +153,27 @@ class _Training:
         if self._settings.tracking:
             self._accelerator.init_trackers("pauserec")
         with StepBar(self._settings.name, self.steps, self.step) as bar:
-            while self.step < self.steps and not self.best.out_of_patience():
+            while not self.ended_by():
                 done = self._optimize()
                 self.step += 1
-                if validate is not None and self.step in due:
+                self.time.step_done(self.step)
+                if validate is not None and (self.step in due or self.time.is_up()):
                     self._validate(validate, log)
                 self._report(done, log, bar)
-                over = self.step == self.steps or self.best.out_of_patience()
+                over = bool(self.ended_by())
                 if over or self.step % self._settings.save_every == 0:
                     write_checkpoint(self._folder, self.step, self._module, self._optimizer, self.clock)
                     self.best.checkpointed(self.step)
         for tracker in self._accelerator.trackers:
             tracker.finish()
+
+    def ended_by(self) -> Literal["", "steps", "patience", "time"]:
+        """What ends the training now; empty where it goes on."""
+        if self.step >= self.steps:
+            return "steps"
+        if self.best.out_of_patience():
+            return "patience"
+        return "time" if self.time.is_up() else ""
 
     def epochs(self, step: float) -> float:
         """Passes over the data that `step` optimizer steps are."""
@@ -181,7 +197,7 @@ class _Training:
         count = float(sum(batch.pop("count") for batch in batches))
         targets = sum(processes.all_gather(count)) if self._shared else count
         self._module.train()
-        rate = self._settings.learning_rate * rate_factor(self._settings, self.step, self.steps)
+        rate = self._settings.learning_rate * rate_factor(self._settings, self.time.scheduled(self.step), self.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         loss = torch.zeros((), device=self._accelerator.device)
@@ -235,14 +251,13 @@ class _Training:
         metrics = processes.all_gather(validate())[0]  # a tie may be broken otherwise on another GPU
         self._log(log, metrics)
         self.best.add(self.step, metrics, self._module)
-        self.clock.aside += time.perf_counter() - pause
+        seconds = time.perf_counter() - pause
+        self.clock.aside += seconds
+        self.time.validated(seconds)
 
     def _report(self, done: _Step, log: Callable[..., None], bar: StepBar) -> None:
-        """Write a step's loss. Raises PauserecError when it is not a number."""
-        if not math.isfinite(done.loss):
-            raise PauserecError(
-                f"stage {self._settings.name!r}: the loss is not a number at step {self.step}: lower learning_rate"
-            )
+        """Write a step's loss. Raises PauserecError when it is not a number, or says that the training is broken."""
+        self.watch.look(self.step, done.loss)
         bar.show(self.step, done.loss)
         self._log(log, done._asdict() | {"tokens_per_second": round(self.tokens_per_second())})
 

@@ -1,12 +1,15 @@
 """Loss functions: pure, on hidden states and labels. M targets, D width, V vocabulary rows in use."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy, embedding, linear
 
+NEVER = -1e4
+"""Score of a drawn row that is the target itself."""
 POSITIONS_AT_ONCE = 256
 """Targets whose logits are held at once: few enough to stay near the processor."""
 
@@ -37,6 +40,14 @@ class Head:
         pieces = self.pieces(only)
         return Head(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
 
+    def gathered(self, rows: Tensor) -> Tensor:
+        """Some rows, int64 [n] -> [n, D]; those of a trained block in one go, so that its gradient is filled once."""
+        if self.rows is None:
+            return embedding(rows, self.table)
+        if bool(((rows >= self.first) & (rows < self.first + len(self.rows))).all()):
+            return embedding(rows - self.first, self.rows)
+        return torch.cat(self.pieces())[rows]
+
     def logits(self, hidden: Tensor, only: slice | None = None) -> Tensor:
         """[..., D] -> [..., rows], of all rows or of a slice of them."""
         scores = [linear(hidden, piece.to(hidden.dtype)) for piece in self.pieces(only)]
@@ -52,22 +63,79 @@ def full_softmax_loss(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
     return _FullSoftmax.apply(hidden, trained, head, labels)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def codebook_softmax_loss(hidden: Tensor, labels: Tensor, levels: list[slice], head: Head) -> Tensor:
+def codebook_softmax_loss(
+    hidden: Tensor, labels: Tensor, levels: list[slice], head: Head, negatives: int | None = None
+) -> Tensor:
     """Summed cross-entropy, each target against the codes of its own level only.
 
-    hidden [M, D], labels int64 [M] (token rows); levels: the rows of each level.
+    hidden [M, D], labels int64 [M] (token rows); levels: the rows of each level. negatives: a level with more codes than
+    this is stood for by so many of them, drawn evenly anew each time, that count for all (Bengio & Senécal 2003, importance
+    sampling with an even proposal).
     """
     total = hidden.new_zeros((), dtype=torch.float32)
     if not len(labels):  # of several processes one may have none: its gradients are zeros, not missing
         return hidden.sum() + sum(0.0 * piece.sum() for piece in head.pieces())
     start = min(rows.start for rows in levels)
-    codes = head.part(slice(start, max(rows.stop for rows in levels)))
-    for rows in levels:
+    many = [negatives is not None and rows.stop - rows.start > negatives for rows in levels]
+    codes = None if all(many) else head.part(slice(start, max(rows.stop for rows in levels)))
+    for rows, drawn in zip(levels, many, strict=True):
         chosen = ((labels >= rows.start) & (labels < rows.stop)).nonzero()[:, 0]
-        if len(chosen):
+        if not len(chosen):
+            continue
+        if drawn or codes is None:
+            scores = _candidates(hidden[chosen], labels[chosen], rows, _drawn(rows, negatives or 1, hidden), head)
+            total = total + cross_entropy(scores, torch.zeros_like(chosen), reduction="sum")
+        else:
             scores = codes.logits(hidden[chosen], slice(rows.start - start, rows.stop - start)).float()
             total = total + cross_entropy(scores, labels[chosen] - rows.start, reduction="sum")
     return total
+
+
+def taught_codebook_loss(
+    hidden: Tensor,
+    taught: Tensor,
+    labels: Tensor,
+    levels: list[slice],
+    heads: tuple[Head, Head],
+    weight: float,
+    negatives: int | None = None,
+) -> Tensor:
+    """As `codebook_softmax_loss`, against targets that are `weight` of a teacher's probabilities, the rest the label itself.
+
+    hidden, taught [M, D]: states of student and teacher for the same labels [M]. heads: theirs.
+    """
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for rows in levels:
+        chosen = ((labels >= rows.start) & (labels < rows.stop)).nonzero()[:, 0]
+        if not len(chosen):
+            continue
+        own, states = labels[chosen] - rows.start, (hidden[chosen], taught[chosen])
+        drawn = None
+        if negatives is not None and rows.stop - rows.start > negatives:
+            drawn = _drawn(rows, negatives, hidden)
+        student, teacher = (
+            head.logits(state, rows).float() if drawn is None else _candidates(state, labels[chosen], rows, drawn, head)
+            for state, head in zip(states, heads, strict=True)
+        )
+        right = own if drawn is None else torch.zeros_like(own)
+        wanted = weight * teacher.softmax(-1)
+        wanted[torch.arange(len(right), device=right.device), right] += 1 - weight
+        total = total + cross_entropy(student, wanted, reduction="sum")
+    return total
+
+
+def _drawn(rows: slice, count: int, like: Tensor) -> Tensor:
+    """Token rows of a level, drawn evenly: int64 [count]."""
+    return torch.randint(rows.start, rows.stop, (count,), device=like.device)
+
+
+def _candidates(hidden: Tensor, labels: Tensor, rows: slice, drawn: Tensor, head: Head) -> Tensor:
+    """Scores of each target's own row and of the drawn ones, which count for all of the level [M, 1 + n]."""
+    found = head.gathered(torch.cat([labels, drawn]))
+    right = (hidden.float() * found[: len(labels)].float()).sum(-1, keepdim=True)
+    weight = math.log((rows.stop - rows.start - 1) / len(drawn))
+    wrong = linear(hidden, found[len(labels) :].to(hidden.dtype)).float() + weight
+    return torch.cat([right, wrong.masked_fill(drawn == labels[:, None], NEVER)], dim=1)
 
 
 class _FullSoftmax(torch.autograd.Function):

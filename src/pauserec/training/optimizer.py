@@ -33,7 +33,7 @@ def adamw(module: nn.Module, settings: TrainingSettings) -> torch.optim.Optimize
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-def rate_factor(settings: TrainingSettings, step: int, steps: int) -> float:
+def rate_factor(settings: TrainingSettings, step: float, steps: int) -> float:
     """Learning rate of the step after `step` steps, as a share of the highest: a linear rise, then by the schedule."""
     warmup = round(settings.warmup * steps)
     if step < warmup:

@@ -25,7 +25,7 @@ HISTORIES = [np.array(items) for items in ([3, 4, 5], [7], list(range(20, 34)), 
 
 @pytest.fixture(scope="module")
 def recommender(tiny_run: Path) -> LLMRecommender:
-    return pauserec.load(tiny_run)._model  # type: ignore[return-value]
+    return pauserec.load(tiny_run, "pauserec")._model  # type: ignore[return-value]
 
 
 def prompts_of(recommender: LLMRecommender) -> list[MarkedPrompt]:
@@ -53,8 +53,9 @@ def generate(hf: PreTrainedModel, recommender: LLMRecommender, prompt: list[int]
 
 
 @torch.inference_mode()
-def test_equals_generate_with_a_prefix_callback(recommender: LLMRecommender, tiny_run: Path) -> None:
-    hf = AutoModelForCausalLM.from_pretrained(tiny_run / "implicit_sft", dtype=torch.float32)
+def test_equals_generate_with_a_prefix_callback(recommender: LLMRecommender, tiny_run: Path, tmp_path: Path) -> None:
+    LanguageModel.load(tiny_run / "implicit_sft", SemanticIds.load(tiny_run / "semantic_ids")).save(tmp_path)
+    hf = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     used = recommender.model.vocabulary.used
     # rows that only pad the table count in generate's softmax and not in ours: keep them out of its sum
     hf.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits[..., :used])

@@ -31,7 +31,7 @@ from pauserec.llm.vocabulary import Vocabulary
 
 @pytest.fixture(scope="module")
 def recommender(tiny_run: Path) -> LLMRecommender:
-    return pauserec.load(tiny_run)._model  # type: ignore[return-value]
+    return pauserec.load(tiny_run, "pauserec")._model  # type: ignore[return-value]
 
 
 def repeated(request: FixedRequest) -> Replay:

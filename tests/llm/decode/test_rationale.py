@@ -22,7 +22,7 @@ HISTORIES = [np.array(items) for items in ([3, 4, 5], [7], list(range(20, 34)))]
 
 @pytest.fixture(scope="module")
 def recommender(tiny_run: Path) -> LLMRecommender:
-    return pauserec.load(tiny_run)._model  # type: ignore[return-value]
+    return pauserec.load(tiny_run, "pauserec")._model  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="module")

@@ -82,12 +82,12 @@ def test_a_compiler_makes_each_half_of_a_layer_once(config: PreTrainedConfig, mo
 
 def test_a_run_opened_with_the_compiler_recommends_the_same(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     histories = [["i1"], ["i2", "i3", "i5"]]
-    expected = pauserec.load(tiny_run).recommend(histories, k=5)
+    expected = pauserec.load(tiny_run, "pauserec").recommend(histories, k=5)
     compilations = CompileCounter()
     monkeypatch.setattr(packed, "can_pack", lambda weight: False)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compilations))
     torch.compiler.reset()
-    found = pauserec.load(tiny_run, compile=True).recommend(histories, k=5)
+    found = pauserec.load(tiny_run, "pauserec", compile=True).recommend(histories, k=5)
     assert compilations.frame_count > 0
     for one, other in zip(found, expected, strict=True):
         assert [scored.item_id for scored in one.items] == [scored.item_id for scored in other.items]

@@ -5,6 +5,7 @@ Every row read ends as accepted, repaired or quarantined, and the result does no
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -58,8 +59,11 @@ class Raw:
         return as_rows(self.left_out)
 
 
-def read_raw(config: DataConfig) -> Raw:
-    """Read and clean both files. Raises DataError if one cannot be used, AssetError for an unknown `data.source`."""
+def read_raw(config: DataConfig, earlier: Mapping[str, Item] | None = None) -> Raw:
+    """Read and clean both files. Raises DataError if one cannot be used, AssetError for an unknown `data.source`.
+
+    earlier: items that are known besides those of the items file.
+    """
     events_path, items_path = find_files(config)
     events_table, event_layout = open_events(events_path, config)
     items: dict[str, Item] = {}
@@ -68,7 +72,7 @@ def read_raw(config: DataConfig) -> Raw:
     if items_path is not None:
         items_table, item_layout = open_items(items_path, config)
         written += f"; {items_table.line()}"
-        items = read_items(items_table, item_layout, config, item_counts, left_out)
+        items = {**(earlier or {}), **read_items(items_table, item_layout, config, item_counts, left_out)}
     read = _read(events_table, event_layout, config, counts)
     unread = read.filter(pl.col("reason").is_not_null()).select("line", "reason")
     if unread.height:
@@ -92,7 +96,7 @@ def read_raw(config: DataConfig) -> Raw:
     left_out.append(rejected(events_table, _columns(event_layout), bad))
     _count(good, counts, clock, units=order.by == "timestamp")
     if items_path is None:
-        items = {item_id: Item(item_id) for item_id in good["item_id"].unique().to_list()}
+        items = {item_id: Item(item_id) for item_id in good["item_id"].unique().to_list()} | dict(earlier or {})
     kept = good.select("user_id", "item_id", "time", "line", "day")
     return Raw(kept, items, order, clock, counts, item_counts, pl.concat(left_out), found, items_path is None, written)
 
