@@ -2,9 +2,9 @@
 
     python benchmarks/own.py [--sets shop,thin,ml-100k,wide] [--minutes 30] [--seeds 1] [--work FOLDER] [--save]
 
-Each set is fitted by the command line, in a process of its own. Then the latest tenth of its events is taken for a second
-day: a run on the rest is updated with it in a sixth of the minutes. A part that is finished stands in `--work` and is not done
-again, so that the whole can be made in several goes. Numbers are of the test split; rows are chosen on validation.
+Each set is fitted by the command line, in a process of its own. A set of `--days` is fitted without the latest tenth of its
+events, and then updated with it in a sixth of the minutes. A part that is finished stands in `--work` and is not done again, so
+that the whole can be made in several goes. Numbers are of the test split; rows are chosen on validation.
 """
 
 import shutil
@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,11 @@ def timed(*command: str | Path) -> float:
     return time.perf_counter() - begin
 
 
-def fitted(name: str, minutes: float, seed: int, work: Path) -> dict[str, Any]:
+def fitted(name: str, minutes: float, seed: int, work: Path, *, without_latest: bool) -> dict[str, Any]:
     """A set's first fit."""
     events, items = files(name, work)
+    if without_latest:
+        events, _ = split_days(events, DAY_SHARE)
     out = work / f"{name}-{seed}"
     took = timed(
         "fit", events, *([items] if items else []), "--out", out, "--minutes", f"{minutes:g}", "--seed", str(seed)
@@ -84,16 +88,11 @@ def result(out: Path) -> dict[str, Any]:
     }
 
 
-def second_day(name: str, minutes: float, work: Path, first_minutes: float) -> dict[str, Any]:
-    """A run without the latest events, and its update with them, tested on the new day's events alone."""
-    events, items = files(name, work)
-    before, since = (work / "data" / name / file for file in ("before.csv", "since.csv"))
-    if not since.exists():
-        before, since = split_days(events, DAY_SHARE)
-    first, out = work / f"{name}-first", work / f"{name}-updated"
-    beside = [items] if items else []
-    first_took = timed("fit", before, *beside, "--out", first, "--minutes", f"{minutes:g}")
-    took = timed("fit", since, *beside, "--update", first, "--out", out)
+def second_day(name: str, work: Path, first_minutes: float) -> dict[str, Any]:
+    """The update of a set's first fit with its latest events, tested on the new day's events alone."""
+    _, items = files(name, work)
+    since, out = work / "data" / name / "since.csv", work / f"{name}-updated"
+    took = timed("fit", since, *([items] if items else []), "--update", work / f"{name}-0", "--out", out) / 60
     content = orjson.loads((out / "result.json").read_bytes())
     dataset = load_dataset(out / "dataset")
     day = {line.partition(",")[0] for line in since.read_text().splitlines()[1:]}
@@ -104,9 +103,9 @@ def second_day(name: str, minutes: float, work: Path, first_minutes: float) -> d
     scores = {row: float(per_user(ranks_of(frame, row, "test"))[new, 3].mean()) for row in rows}
     after = next(row for row in rows if row != "before")
     return {
-        "first_minutes": round(first_took / 60, 2),
-        "minutes": round(took / 60, 2),
-        "time_ratio": round(took / first_took, 3),
+        "first_minutes": first_minutes,
+        "minutes": round(took, 2),
+        "time_ratio": round(took / first_minutes, 3),
         "new_users_tested": len(new),
         "items": len(dataset.items),
         "before": round(scores["before"], 4),
@@ -142,7 +141,7 @@ def numbers(sets: dict[str, Any], days: dict[str, Any]) -> dict[str, float]:
     return {name: round((min if name.endswith(lowest) else max)(values), 3) for name, values in found.items()}
 
 
-def kept(path: Path, make_it: Any) -> dict[str, Any]:
+def kept(path: Path, make_it: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A part's result, made unless its file stands there."""
     if not path.exists():
         path.write_bytes(orjson.dumps(make_it(), option=orjson.OPT_INDENT_2))
@@ -160,16 +159,15 @@ def main() -> None:
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     sets: dict[str, Any] = {}
+    days: dict[str, Any] = {}
     for name in filter(None, given.sets.split(",")):
+        later = name in given.days.split(",")
         for seed in range(given.seeds):
-            path = given.work / f"{name}-{seed}.json"
-            sets.setdefault(name, []).append(kept(path, lambda n=name, s=seed: fitted(n, given.minutes, s, given.work)))
-    days = {
-        name: kept(
-            given.work / f"{name}-day.json", lambda n=name: second_day(n, given.minutes, given.work, given.minutes)
-        )
-        for name in filter(None, given.days.split(","))
-    }
+            make_it = partial(fitted, name, given.minutes, seed, given.work, without_latest=later)
+            sets.setdefault(name, []).append(kept(given.work / f"{name}-{seed}.json", make_it))
+        if later:
+            again = partial(second_day, name, given.work, sets[name][0]["minutes"])
+            days[name] = kept(given.work / f"{name}-day.json", again)
     content = {"minutes": given.minutes, **numbers(sets, days), "sets": sets, "second_day": days}
     report("own", content, given.save)
 

@@ -116,14 +116,13 @@ def steps(folder: Run) -> dict[str, FinishedStep]:
         done |= _baseline(folder, _settled(settings, done), dataset)
 
     if recipe.makes_ids:
-        ids = _item_ids(folder, dataset, *(done[name] for name in recipe.beside_text))
+        vectors, ids = _item_ids(folder, dataset, *(done[name] for name in recipe.beside_text))
         for settings in recipe.over_ids:
             done |= _baseline(folder, _settled(settings, done), dataset, ids)
 
     if recipe.stages and recipe.update.run is not None:
-        made = (folder.steps.get("vectors", ids), ids, dataset)
         earlier = _earlier(recipe, recipe.update.stage)
-        done["base"] = folder.step("base", earlier_model, _update(recipe), *made, files=earlier)
+        done["base"] = folder.step("base", earlier_model, _update(recipe), vectors, ids, dataset, files=earlier)
     elif recipe.stages:
         done["base"] = folder.step("base", grow_vocabulary, recipe.model, ids, files=local_files(recipe.model.name))
     for stage in recipe.stages:  # each names what it starts from, and depends on that alone
@@ -160,20 +159,21 @@ def make_ids(out: str | Path) -> FinishedStep:
     out = Path(out)
     with alone(out):
         folder = Run.existing(out)
-        return _item_ids(folder, folder.finished("dataset"), *map(folder.finished, folder.recipe.beside_text))
+        return _item_ids(folder, folder.finished("dataset"), *map(folder.finished, folder.recipe.beside_text))[1]
 
 
-def _item_ids(folder: Run, dataset: FinishedStep, *beside: FinishedStep) -> FinishedStep:
+def _item_ids(folder: Run, dataset: FinishedStep, *beside: FinishedStep) -> tuple[FinishedStep, FinishedStep]:
     """Embed the items and quantize their vectors. beside: the baseline whose item vectors are joined, if any."""
     recipe = folder.recipe
     if recipe.update.run is not None:
         earlier = _earlier(recipe, "dataset", "vectors", "semantic_ids")
         vectors = folder.step("vectors", later_vectors, _update(recipe), dataset, files=earlier)
-        return folder.step("semantic_ids", later_ids, _update(recipe), vectors, dataset, collective=True, files=earlier)
+        job = _update(recipe)
+        return vectors, folder.step("semantic_ids", later_ids, job, vectors, dataset, collective=True, files=earlier)
     files = local_files(recipe.embedder.name)
     vectors = folder.step("vectors", embed_items, recipe.embedder, dataset, *beside, files=files)
     quantize = QUANTIZERS[recipe.quantizer.kind]
-    return folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
+    return vectors, folder.step("semantic_ids", quantize, recipe.quantizer, vectors, dataset, collective=True)
 
 
 def _update(recipe: Recipe) -> UpdateJob:

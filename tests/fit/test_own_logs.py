@@ -112,6 +112,8 @@ def test_the_second_day_goes_on_from_the_first(fitted: Path, shop: Path) -> None
     content = orjson.loads((updated / "result.json").read_bytes())
     assert {"before", "popularity", "co-occurrence"} < set(content["models"])
     assert content["data"]["items"] == ITEMS + 1
+    plan = cli("run", updated / "recipe.toml", "--out", updated, "--dry-run", folder=shop)
+    assert "would run: nothing" in plan.stdout, plan.stderr
     found = pauserec.load(updated, "before").recommend([["i3", "just in"]], k=5)[0]
     assert not found.unknown
     ids = [pauserec_ids(run) for run in (fitted, updated)]

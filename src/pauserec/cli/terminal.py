@@ -55,10 +55,12 @@ def say_nothing(*_: object) -> None:
 
 
 def show_examples(out: Path) -> None:
-    from pauserec.report.content import examples
+    from pauserec.report.content import examples, main_model
     from pauserec.results.finished import open_finished
 
-    for example in examples(open_finished(out), users=3):
+    run = open_finished(out)
+    console.print(Text(f"\nRecommended by {main_model(run)}:"))
+    for example in examples(run, users=3):
         console.print(Text(f"\nUser {example['user_id']}, lately: {'; '.join(example['history'][-5:])}"))
         for place, title in enumerate(example["recommendations"][:5], 1):
             console.print(Text(f"  {place}. {title}"))

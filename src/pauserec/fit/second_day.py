@@ -129,6 +129,7 @@ def _goes_on(
         "learning_rate": rules.UPDATE_RATE * stage.learning_rate,
         "seed": seed,
     }
+    plain.pop("distill", None)  # its own predictions without pauses would be a worse teacher than the labels
     chosen.content["stages"] = [plain]
     chosen.content["update"] = {"run": str(run), "stage": stage.name}
     chosen.content["evaluation"]["models"] = [

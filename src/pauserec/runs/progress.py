@@ -75,10 +75,10 @@ class WholeColumn(ProgressColumn):
         return Text(f"· {_whole.line()}" if _whole else "", style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def track(items: Sequence[T], description: str) -> Iterable[T]:
-    """Go through the items of a step; a terminal shows a bar of them and how far the whole run is."""
+def track(items: Sequence[T], description: str, *, shown: bool = True) -> Iterable[T]:
+    """Go through the items of a step; a terminal shows a bar and how far the whole run is. shown: where it takes long."""
     columns = (TextColumn("{task.description}"), BarColumn(NARROW), MofNCompleteColumn(), WholeColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not processes.is_main()) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not (shown and processes.is_main())) as bar:
         yield from bar.track(items, description=description)
 
 

@@ -14,11 +14,13 @@ import numpy as np
 
 from pauserec.config import QuantizerConfig
 from pauserec.records import FloatArray, Step
+from pauserec.runs.progress import track
 from pauserec.semantic_ids.assign import check_capacity
 from pauserec.semantic_ids.codebooks import Codebooks, nearest
 from pauserec.semantic_ids.embed import load_vectors
 from pauserec.semantic_ids.quantize import write_ids
 
+_MANY = 20_000  # vectors whose k-means takes seconds
 _SAMPLE = 65536  # k-means trains on at most this many points, or 256 per code if that is more
 
 
@@ -45,7 +47,7 @@ def residual_kmeans(vectors: FloatArray, sizes: tuple[int, ...], iterations: int
     """Centroids per level, float32 [k, d] with k <= size, from vectors [n, d]; the same for the same seed."""
     residual = vectors
     levels = []
-    for level, size in enumerate(sizes):
+    for level, size in track(list(enumerate(sizes)), "k-means, level by level", shown=len(vectors) >= _MANY):
         centroids = _kmeans(residual, size, iterations, seed + level)
         residual = residual - centroids[nearest(residual, centroids)]
         levels.append(centroids)
