@@ -100,6 +100,30 @@ def test_what_does_not_fit_is_left_out_and_named(make: Callable[[], Chosen], lef
     assert any(line.startswith(left_out) for line in found.left_out), found.left_out
 
 
+def test_many_data_in_little_time_are_learned_by_one_layer_without_pauses() -> None:
+    found = chosen(dataset(40_000, 9_000), tokens=2000)
+    recipe = recipe_of(found)
+    (sft,) = recipe.stages
+    assert recipe.model.layers == rules.SHALLOW_LAYERS
+    assert (sft.dropout, sft.layer_dropout) == rules.SHALLOW_DROPOUTS
+    assert any(line.startswith("pauses") for line in found.left_out)
+    assert recipe_of(chosen(dataset(40_000, 9_000), minutes=120, tokens=2000)).model.layers == rules.CPU_LAYERS
+
+
+def test_pauses_get_the_steps_that_they_need_or_are_left_out() -> None:
+    slow, fast = (chosen(dataset(2500, 800), minutes=8, tokens=tokens) for tokens in (1200, 4000))
+    assert [stage.name for stage in recipe_of(slow).stages] == ["sft"]
+    assert any(line.startswith("pauses") for line in slow.left_out)
+    *_, implicit = recipe_of(fast).stages[:3]
+    steps = 2 * dataset(2500, 800).interactions / implicit.batch_tokens * implicit.epochs
+    assert steps >= rules.FEWEST_PAUSE_STEPS
+
+
+def test_few_events_wait_longer_for_a_better_validation() -> None:
+    few, many = (recipe_of(chosen(dataset(users, 300))).stages[0] for users in (500, 2500))
+    assert (few.patience, many.patience) == (rules.LONG_PATIENCE, rules.PATIENCE)
+
+
 def test_time_that_is_left_goes_to_other_regularisation() -> None:
     few, much = (recipe_of(chosen(dataset(500, 300), minutes=minutes)) for minutes in (3, 30))
     names = [stage.name for stage in much.stages if stage.kind == "sft"]

@@ -141,7 +141,9 @@ def _language_model(
     training = time - sum(tests.values()) + _tested_on(chosen, tested, shape)
     part = training * (1 - rules.SHARE_OF_PAUSES)
     epochs, users = epochs_that_fit(sft, part, rules.most_epochs(shape.events), shape)
-    if epochs < rules.FEWEST_EPOCHS:
+    left = training - epochs * (sft.epoch_seconds + users * sft.rank_seconds)
+    shallow = chosen.content["model"]["layers"] == rules.SHALLOW_LAYERS
+    if shallow or epochs < rules.FEWEST_EPOCHS or not _pauses_fit(implicit, left, users):
         training += tests.pop("test-pauserec")
         part = training
         epochs, users = epochs_that_fit(sft, part, rules.most_epochs(shape.events), shape)
@@ -183,7 +185,14 @@ def _measured(
             chosen.content["model"]["layers"] = None
             chosen.reasons["model.layers"] = f"{deep.name} has time for all layers. How good they are was not measured."
             return deep, whole, sft, implicit
-    return machine, recipe, machine.pace(recipe.stages[0]), machine.pace(recipe.stages[2])
+    sft = machine.pace(recipe.stages[0])
+    for_sft = time * (1 - rules.SHARE_OF_PAUSES)
+    if recipe.model.layers == rules.CPU_LAYERS and rules.SHALLOW_EPOCHS * sft.epoch_seconds > for_sft:
+        draft.shallow(chosen, stages)
+        recipe = _recipe(chosen, stages, task.overrides)
+        machine = measure(recipe, dataset)
+        sft = machine.pace(recipe.stages[0])
+    return machine, recipe, sft, machine.pace(recipe.stages[2])
 
 
 def _tested_on(chosen: Chosen, tested: int, shape: Shape) -> float:
@@ -221,6 +230,13 @@ def epochs_that_fit(pace: StagePace, seconds: float, most: float, shape: Shape) 
     users = min(shape.users, rules.MOST_VALIDATED, max(500, int(allowed)))
     fit = seconds / (pace.epoch_seconds + users * pace.rank_seconds)
     return round(min(most, fit), 1 if fit < 10 else 0), users
+
+
+def _pauses_fit(implicit: StagePace, seconds: float, users: int) -> bool:
+    """Whether implicit SFT has the steps that it needs in this time."""
+    seconds *= 1 - rules.SHARE_OF_PAUSE_ROW
+    epochs = seconds / (rules.TEACHER_COST * implicit.epoch_seconds + users * implicit.rank_seconds)
+    return epochs >= max(rules.PAUSE_EPOCHS[0], rules.FEWEST_PAUSE_STEPS / implicit.steps_per_epoch)
 
 
 def _fill_pauses(

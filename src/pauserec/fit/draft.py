@@ -73,7 +73,7 @@ def _next_item(task: Task, shape: Shape) -> dict[str, Any]:
         "weight_decay": 0.5,
         "dropout": dropout,
         "layer_dropout": layer_dropout,
-        "patience": rules.PATIENCE,
+        "patience": rules.patience(shape.events),
         "epochs": 1.0,
         "seed": task.seed,
     }
@@ -100,6 +100,18 @@ def pauses(task: Task, shape: Shape) -> list[dict[str, Any]]:
     own = {"loss_on": "target", "distill": rules.DISTILL, "learning_rate": rules.PAUSE_RATE}
     implicit = head | _next_item(task, shape) | own | {"batch_tokens": rules.batch_tokens(tokens)}
     return [row, implicit]
+
+
+def shallow(chosen: Chosen, stages: list[dict[str, Any]]) -> None:
+    """One layer with little dropout, for many data and little time."""
+    chosen.content["model"]["layers"] = rules.SHALLOW_LAYERS
+    chosen.reasons["model.layers"] = (
+        f"Fewer than {rules.SHALLOW_EPOCHS} epochs of {rules.CPU_LAYERS} layers fit the time: one layer learns more in it."
+    )
+    dropout, layer_dropout = rules.SHALLOW_DROPOUTS
+    for stage in stages:
+        if "dropout" in stage:
+            stage |= {"dropout": dropout, "layer_dropout": layer_dropout}
 
 
 def rows(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,6 +12,10 @@ BACKBONE = "smollm2-135m-q4"
 CPU_LAYERS, DEEP_EPOCHS = 2, 6
 """Four layers learned no faster by epoch and cost twice (log, 22 and 29 November). A GPU takes all thirty where so many epochs
 of SFT fit into half of the time; how good they are was not measured."""
+SHALLOW_LAYERS, SHALLOW_EPOCHS, SHALLOW_DROPOUTS = 1, 6, (0.1, 0.0)
+"""Where fewer than so many epochs of two layers fit beside the pauses, one layer without pauses learns more in the time: on
+43,900 items and 390,000 events, validation NDCG@10 .066 with one layer and these dropouts after three epochs, .049 with two
+layers and .2 after two (log, 30 November)."""
 ONE_CODE_UP_TO = 56_000
 """Items up to which each gets a code of its own. On 800 items one code has NDCG@10 .139 where two codes of 32 x 64 have .098,
 in half the time; on 43,900 items .020 where two of 1,024 have .003, after as many events (log, 29 November)."""
@@ -45,6 +49,8 @@ SHARE_OF_TRIES = 0.85
 """Of the time, which they may fill up together with all before them."""
 PATIENCE = 8
 """Validation is a bumpy road on few users: the best of 60 epochs came at the 17th, after two dips of four."""
+FEW_EVENTS, LONG_PATIENCE = 20_000, 24
+"""Below so many events an epoch takes seconds, and time is left for a longer wait."""
 EPOCHS = ((20_000, 60.0), (150_000, 24.0), (10**12, 12.0))
 """Most epochs of SFT by the number of events: more of them only make up for few data."""
 FEWEST_EPOCHS = 2.0
@@ -54,12 +60,15 @@ SHARE_OF_TESTS, SHARE_OF_VALIDATION = 0.12, 0.10
 FEWEST_TESTED, MOST_VALIDATED = 1000, 5000
 SHARE_OF_PAUSES = 0.4
 """Of what the language model's stages have."""
-SHARE_OF_PAUSE_ROW, TEXT_TOKEN_COST = 0.15, 3.0
+SHARE_OF_PAUSE_ROW, TEXT_TOKEN_COST = 0.05, 3.0
 """Of the time for pauses; and what a token of running text costs, whose softmax is over the vocabulary, in tokens of SFT."""
 DISTILL, PAUSE_STEPS, PAUSE_EPOCHS = 0.9, 400, (0.5, 25.0)
 """Implicit SFT goes on from SFT and must learn to predict from a pause. On 800 items, one pause, validation NDCG@10 after 31,
 62, 93 and 124 steps: .070 .126 .134 .150, then falling, by labels alone; .084 .150 .162 .166 with SFT's own predictions as nine
 tenths of the target; SFT has .171 (log, 29 November). So many steps are wanted, within these bounds of epochs."""
+FEWEST_PAUSE_STEPS = 150
+"""Where fewer steps of implicit SFT fit, or less than the lower bound of its epochs, the pauses are left out: after 86 steps
+`pauserec` had .76 of what SFT has (log, 30 November)."""
 TEACHER_COST = 1.3
 """What a step of implicit SFT costs with SFT's predictions beside it."""
 SHARE_OF_SASREC = 0.15
@@ -106,6 +115,11 @@ MANY_EVENTS = 150_000
 def most_epochs(events: int) -> float:
     """Of SFT."""
     return next(epochs for bound, epochs in EPOCHS if events < bound)
+
+
+def patience(events: int) -> int:
+    """Validations to wait for a better one."""
+    return LONG_PATIENCE if events < FEW_EVENTS else PATIENCE
 
 
 def codes(items: int) -> list[int]:
