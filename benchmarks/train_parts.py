@@ -24,7 +24,8 @@ from pauserec.records import Dataset
 from pauserec.runs.device import bfloat16_is_fast, peak_memory
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.corpus import corpus_documents, document_tokens
-from pauserec.stages.next_item_samples import NextItemSamples, Window, windows
+from pauserec.stages.next_item_rows import Window
+from pauserec.stages.next_item_samples import NextItemSamples, windows
 from pauserec.stages.objective import Objective
 from pauserec.training.batches import IGNORE, pack
 
@@ -83,10 +84,10 @@ def packed_step(objective: Objective, samples: Sequence[Sample], bfloat16: bool,
     objective.zero_grad(set_to_none=True)
     count = sum(int((part != IGNORE).sum()) for sample in samples for part in _labels(sample))
     for members in pack([sample.length for sample in samples], TOKENS - len(opening), range(len(samples))):
-        batch = collate([samples[member] for member in members], opening)
-        tokens, labels = torch.from_numpy(batch["tokens"]), torch.from_numpy(batch["labels"])
+        batch = collate([samples[member] for member in members], opening).batch()
+        tensors = {key: torch.from_numpy(batch[key]) for key in ("tokens", "places", "labels")}
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = objective(tokens, labels, batch["layout"]) / count
+            loss = objective(**tensors, layout=batch["layout"]) / count
         loss.backward()
 
 

@@ -11,7 +11,9 @@ from transformers import (
     Qwen3Config,
 )
 
+from pauserec.llm.tree.flex import FlexPass
 from pauserec.llm.tree.passes import Pass, tree_attention
+from pauserec.llm.tree.rule import Layout
 
 SHAPE = {
     "hidden_size": 64,
@@ -39,6 +41,10 @@ def separately(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     states = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
     model.set_attn_implementation(tree_attention())
     return states
+
+
+def flex_pass(layout: Layout) -> FlexPass:
+    return FlexPass(layout.marks(torch.device("cpu")))
 
 
 def as_tree(model: PreTrainedModel, ids: torch.Tensor, tree: Pass) -> torch.Tensor:

@@ -8,11 +8,15 @@ from typing import Any
 import orjson
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data_sets import WANTING
 from pauserec.config import Recipe
+
+settings.register_profile("any-machine", deadline=None)  # a busy one may take a while for a first example
+settings.load_profile("any-machine")
 
 TEXT = "red blue green small large old new film book song about the of night day river stone bird king queen"
 WORDS = TEXT.split()

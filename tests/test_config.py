@@ -182,8 +182,9 @@ def test_a_baseline_refuses_what_only_language_models_know() -> None:
 def test_a_setting_that_came_later_changes_an_identity_only_when_it_is_changed() -> None:
     settings = {"kind": "pause_pretrain", "name": "p"}
     plain, raw = (PausePretrainConfig.model_validate(settings | more) for more in ({}, {"pretrained": False}))
-    later = {"attention", "pretrained", "loss_on_pauses", "minutes", "stop_when_broken"}
-    assert plain.identity() == {name: v for name, v in plain.model_dump(mode="json").items() if name not in later}
+    later = {"attention", "pretrained", "loss_on_pauses", "minutes", "stop_when_broken", "save_minutes", "log_every"}
+    as_written = {name: v for name, v in plain.model_dump(mode="json").items() if name not in later}
+    assert plain.identity() == as_written | {"save_every": 200, "compile": False}, "what a default was counts on"
     assert raw.identity() == plain.identity() | {"pretrained": False}
     inside = PauseJob(stage=raw, precision="auto", history_length=5)
     assert inside.identity()["stage"] == raw.identity()
@@ -195,9 +196,11 @@ def test_how_the_hardware_is_used_enters_no_fingerprint_but_did_at_first() -> No
     assert other.identity() == plain.identity()
     assert plain.identity(first_rule=True) == plain.identity() | {"tracking": ["tensorboard"]}
     as_written = {
-        name: v for name, v in other.model_dump(mode="json").items() if name not in ("minutes", "stop_when_broken")
+        name: v
+        for name, v in other.model_dump(mode="json").items()
+        if name not in ("minutes", "stop_when_broken", "save_minutes", "log_every")
     }
-    assert other.identity(first_rule=True) == as_written | {"tracking": ["tensorboard"]}
+    assert other.identity(first_rule=True) == as_written | {"tracking": ["tensorboard"], "save_every": 200}
 
 
 def test_bookkeeping_enters_no_fingerprint() -> None:

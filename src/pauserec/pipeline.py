@@ -55,7 +55,7 @@ from pauserec.semantic_ids.later import later_ids, later_vectors
 from pauserec.stages import STAGES
 from pauserec.stages.next_item import check_normalisation
 from pauserec.stages.objective import check_attention
-from pauserec.training.loop import check_trackers
+from pauserec.training.trackers import check_trackers
 
 Trained = TypeVar("Trained", bound=TrainingSettings)
 

@@ -33,12 +33,12 @@ def test_rows_that_start_at_centroids_are_as_near_as_those(source: Path, grow: G
     noise = LanguageModel.load(grow(source), sixteen)
     model = LanguageModel.load(grow(source, Codebooks(levels), new_rows="centroids"), sixteen)
     for table, drawn in ((model.table, noise.table), (model.head, noise.head)):
-        first, second = (table[model.vocabulary.level_rows(level)] for level in (0, 1))
+        first, second = (table[model.vocabulary.levels[level]] for level in (0, 1))
         apart = torch.cdist(first, first)
         assert max(apart[0, 1], apart[2, 3]) < 0.8 * apart[:2, 2:].min()
         old, first = table[: model.vocabulary.first_sid].detach(), first.detach()
         assert 0.7 < float((first - old.mean(0)).square().mean().sqrt() / old.std(0).square().mean().sqrt()) < 1.3
-        assert not torch.equal(second[:3], drawn[model.vocabulary.level_rows(1)][:3])
+        assert not torch.equal(second[:3], drawn[model.vocabulary.levels[1]][:3])
     assert torch.equal(model.table[: model.vocabulary.code_offsets[0]], noise.table[: model.vocabulary.code_offsets[0]])
     last = model.vocabulary.pause - 1
     assert torch.equal(model.table[last:], noise.table[last:]), "no centroid: noise, as for <pause>"

@@ -95,7 +95,7 @@ def another(key: str, node: BaseModel, name: str) -> Any:
     for choice in kinds:
         if get_origin(choice) is Literal:
             return next(option for option in get_args(choice) if option != value)
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (value is None and bool in kinds):
         return not value
     if isinstance(value, int):
         return value + 1

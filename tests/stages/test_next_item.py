@@ -21,7 +21,8 @@ from pauserec.llm.prompts import Prompts
 from pauserec.llm.tree.samples import Branch, Sample, collate
 from pauserec.records import Item
 from pauserec.semantic_ids.codes import SemanticIds
-from pauserec.stages.next_item_samples import NextItemSamples, Window, windows
+from pauserec.stages.next_item_rows import Window
+from pauserec.stages.next_item_samples import NextItemSamples, windows
 from pauserec.stages.objective import Objective
 from pauserec.training.batches import IGNORE
 
@@ -83,9 +84,9 @@ def test_with_loss_on_targets_the_drawn_ones_change_from_epoch_to_epoch(
 def loss_of(
     model: LanguageModel, made: list[Sample], softmax: str = "full", opening: Sequence[int] = (), **settings: Any
 ) -> torch.Tensor:
-    batch = collate(made, opening)
+    batch = collate(made, opening).batch(model.vocabulary.levels if softmax == "codebook" else ())
     del batch["count"]
-    tensors = {key: torch.from_numpy(batch.pop(key)).to(model.device) for key in ("tokens", "labels")}
+    tensors = {key: torch.from_numpy(batch.pop(key)).to(model.device) for key in ("tokens", "places", "labels")}
     return Objective(model, softmax, **settings)(**tensors, **batch)  # type: ignore[arg-type,no-any-return]
 
 

@@ -38,7 +38,7 @@ def prompt_logits(model: LanguageModel, run: Path, pauses: int) -> torch.Tensor:
     prompts = Prompts(model.tokenizer, model.vocabulary, ids, items, PromptConfig(), Format(("title",), pauses))
     tokens = torch.tensor(prompts.prompt(np.array([1, 2, 3])))
     hidden = model.hidden(tokens, TreePass(Layout.of_trunks([len(tokens)])))
-    return model.logits(hidden[-1], model.vocabulary.level_rows(0))
+    return model.logits(hidden[-1], model.vocabulary.levels[0])
 
 
 def test_pauses_change_the_sid_logits(model: LanguageModel, tiny_run: Path) -> None:

@@ -182,6 +182,38 @@ def interrupted_at(step: int, word: str) -> Any:
     return log
 
 
+def test_losses_are_read_every_so_many_steps_and_none_is_left_out(tmp_path: Path) -> None:
+    lines: list[tuple[int, float]] = []
+    read: list[int] = []
+
+    class Counted(Line):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            read.append(len(lines))
+            return super().forward(x, y)
+
+    def log(**line: Any) -> None:
+        lines.append((line["global_step"], line["loss"]))
+
+    fit(Counted(), Points([4] * 7), settings(log_every=3), out=tmp_path, log=log)
+    assert [step for step, _ in lines] == [1, 2, 3, 4, 5, 6, 7]
+    assert read == [0, 0, 0, 3, 3, 3, 6]
+    assert [loss for _, loss in lines] == losses(tmp_path / "each", Points([4] * 7))
+
+
+def test_checkpoints_come_by_minutes(tmp_path: Path) -> None:
+    found: set[str] = set()
+
+    class Slow(Line):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            time.sleep(0.02)
+            found.update(path.name for path in tmp_path.glob("training/checkpoint-*"))
+            return super().forward(x, y)
+
+    fit(Slow(), Points([4] * 6), settings(save_minutes=0.05 / 60), out=tmp_path, log=lambda **_: None)
+    assert {path for path in found if path != "checkpoint-6"}, "before the end"
+    assert "checkpoint-1" not in found, "not every step"
+
+
 @pytest.mark.parametrize(("first", "then"), [(2, 3), (2, 100), (4, 1)])
 def test_the_interval_of_saves_may_change_under_way(tmp_path: Path, first: int, then: int) -> None:
     whole = losses(tmp_path / "whole", Points([4] * 6), save_every=100)

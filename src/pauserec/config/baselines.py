@@ -25,7 +25,7 @@ class BaselineSettings(ValidatedSettings):
     @model_validator(mode="after")
     def _small(self) -> Self:
         for name in ("sharding", "compile", "gradient_checkpointing"):
-            if getattr(self, name) != type(self).model_fields[name].default:
+            if getattr(self, name) not in (False, type(self).model_fields[name].default):
                 raise ValueError(
                     f"{self.name}: {name} is for language models, a baseline knows nothing of it: leave it out"
                 )

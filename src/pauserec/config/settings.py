@@ -37,8 +37,8 @@ class Settings(BaseModel):
         """The settings that enter a step's fingerprint: those that can change what the step gives.
 
         A LATER one is left out while it has its default; one of BOOKKEEPING, or one that is `idle`, counts as its default
-        whatever it is. first_rule: as version 0.1 counted, so that its finished steps are known again; a default that came
-        later (`counts_as`) then enters as the one it had.
+        (or as what it is `entered_as`) whatever it is. first_rule: as version 0.1 counted, so that its finished steps are
+        known again; a default that came later (`counts_as`) then enters as the one it had.
         """
         content = self.model_dump(mode="json")
         idle = set() if first_rule else set(self.idle())
@@ -48,10 +48,10 @@ class Settings(BaseModel):
             uncounted = name in idle or (
                 marks.get("bookkeeping") and not (first_rule and marks.get("counted_at_first"))
             )
-            if marks.get("later") and (uncounted or value == field.default):
+            if marks.get("later") and (uncounted or value in (field.default, marks.get("entered_as", field.default))):
                 del content[name]
             elif uncounted:
-                default = to_jsonable_python(field.default)
+                default = marks.get("entered_as", to_jsonable_python(field.default))
                 content[name] = marks.get("counts_as", default) if first_rule else default
             elif first_rule and "counts_as" in marks and value == field.default:
                 content[name] = marks["counts_as"]
@@ -79,6 +79,11 @@ HARDWARE: JsonDict = {"bookkeeping": True, "counted_at_first": True}
 def counts_as(value: Any) -> JsonDict:
     """Marks a setting whose default came later, and gives the default of version 0.1, so that its steps are known again."""
     return {"counts_as": value}
+
+
+def entered_as(value: Any) -> JsonDict:
+    """Marks a setting whose default changed without changing a result, and gives the one that fingerprints know."""
+    return {"entered_as": value}
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**31 - 16)]

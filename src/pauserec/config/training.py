@@ -14,6 +14,7 @@ from pauserec.config.settings import (
     Seed,
     Settings,
     counts_as,
+    entered_as,
 )
 
 if TYPE_CHECKING:
@@ -75,12 +76,16 @@ class TrainingSettings(Settings):
     """Longer gradients are cut to this length."""
     gradient_checkpointing: bool = Field(default=False, json_schema_extra=HARDWARE)
     """Keep one state a layer and compute the rest again going backward: a third more time, a fraction of the memory."""
-    compile: bool = Field(default=False, json_schema_extra=HARDWARE)
-    """Compile the feed-forward part of each layer with torch.compile (needs a C++ compiler on a CPU)."""
+    compile: bool | None = Field(default=None, json_schema_extra=HARDWARE | counts_as(False) | entered_as(False))
+    """Compile the layers with torch.compile (needs a C++ compiler on a CPU); null compiles on a GPU only."""
     sharding: Literal["none", "fsdp2"] = Field(default="none", json_schema_extra=HARDWARE)
     """Of several processes: each holds all weights (DDP), or a part of them (FSDP2, for models that fill a GPU)."""
-    save_every: int = Field(default=200, ge=1, json_schema_extra=BOOKKEEPING)
-    """Optimizer steps between checkpoints."""
+    save_every: int | None = Field(default=None, ge=1, json_schema_extra=BOOKKEEPING | counts_as(200) | entered_as(200))
+    """Optimizer steps between checkpoints; null saves by `save_minutes` alone."""
+    save_minutes: float = Field(default=10.0, gt=0, json_schema_extra=LATER | BOOKKEEPING)
+    """Minutes between checkpoints."""
+    log_every: int | None = Field(default=None, ge=1, json_schema_extra=LATER | BOOKKEEPING)
+    """Optimizer steps after which losses are read and written to the log, every one of them; null: 10 on a GPU, else 1."""
     tracking: tuple[str, ...] = Field(default=(), json_schema_extra=BOOKKEEPING | counts_as(["tensorboard"]))
     """Trackers, by accelerate's names ("tensorboard" needs `pip install 'pauserec[tensorboard]'`)."""
     minutes: float | None = Field(default=None, gt=0, json_schema_extra=LATER | BOOKKEEPING)
@@ -99,8 +104,11 @@ class LanguageTraining(TrainingSettings):
     """What each step of `starts_from` must give."""
     starts_from: tuple[str, ...]
     """Steps whose results it goes on from."""
-    attention: Literal["documents", "flex"] = Field(default="documents", json_schema_extra=LATER | HARDWARE)
-    """Attention of a packed batch: groups of similar documents in turn, or all at once by FlexAttention (a GPU only)."""
+    attention: Literal["documents", "flex"] | None = Field(
+        default=None, json_schema_extra=LATER | HARDWARE | entered_as("documents")
+    )
+    """Attention of a packed batch: groups of similar documents in turn, or all at once by FlexAttention (a GPU only); null
+    takes the latter on a GPU."""
 
     def form(self, prompt: PromptConfig) -> Format:
         """The form of the prompts that its model is asked with: SIDs alone, unless the stage trains another."""

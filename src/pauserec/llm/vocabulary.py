@@ -64,9 +64,12 @@ class Vocabulary:
         """Rows of all SID tokens."""
         return range(self.first_sid, self.pause)
 
-    def level_rows(self, level: int) -> slice:
-        """Rows of one level's codes."""
-        return slice(self.code_offsets[level], self.code_offsets[level] + self.codebook_sizes[level])
+    @property
+    def levels(self) -> tuple[slice, ...]:
+        """Rows of each level's codes."""
+        return tuple(
+            slice(first, first + size) for first, size in zip(self.code_offsets, self.codebook_sizes, strict=True)
+        )
 
     def item_tokens(self, ids: SemanticIds) -> IntArray:
         """Code tokens of every item, int64 [n_items, L]."""

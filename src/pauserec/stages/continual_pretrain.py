@@ -45,7 +45,7 @@ def continual_pretrain(
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, settings=stage)
     save = partial(model.save, start=kept_beside(job.keep, base))
-    summary = fit(objective, batches, stage, out=out, save=save, log=log, bfloat16=bfloat16)
+    summary = fit(objective, objective.rows(batches), stage, out=out, save=save, log=log, bfloat16=bfloat16)
     return with_cost(summary, model, frozen=True, bfloat16=bfloat16)
 
 

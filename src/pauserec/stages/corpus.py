@@ -76,7 +76,7 @@ def corpus_batches(
     return Batches(
         lambda epoch, rng: documents,
         lambda document: lengths[document.number],
-        lambda chosen: collate([build(document) for document in chosen]),
+        lambda chosen: collate([build(document) for document in chosen]).batch(),
         epochs=stage.epochs,
         batch_tokens=stage.batch_tokens,
         seed=stage.seed,

@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pauserec.config import LanguageTraining
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.tree.rule import Layout
-from pauserec.llm.tree.samples import collate
-from pauserec.stages.next_item_samples import NextItemSamples, Window
+from pauserec.stages.next_item_rows import Window
+from pauserec.stages.next_item_samples import NextItemSamples
 from pauserec.stages.objective import Objective
-from pauserec.training.losses import taught_codebook_loss
+from pauserec.training.losses import Levels, taught_codebook_loss
 
 
 class Teaching:
@@ -27,12 +28,15 @@ class Teaching:
     def __init__(self, samples: NextItemSamples) -> None:
         self._samples = samples
 
-    def __call__(self, chosen: Sequence[Window]) -> dict[str, Any]:
+    def __call__(self, chosen: Sequence[Window], own: dict[str, Any]) -> dict[str, Any]:
         """What a batch of these windows gets besides the student's own keys."""
         if not self._samples.prompts.suffix:  # then the trunk itself says all targets but the newest
             chosen = [replace(window, targets=window.targets[-1:]) for window in chosen]
-        batch = collate([self._samples.build(window) for window in chosen], self._samples.prompts.opening)
-        return {f"taught_{key}": batch[key] for key in ("tokens", "labels", "layout")}
+        batch = self._samples.batch(chosen)
+        assert np.array_equal(batch["labels"], own["labels"]), (
+            "teacher and student have the same targets in the same order"
+        )
+        return {f"taught_{key}": batch[key] for key in ("tokens", "layout", "places")}
 
 
 class TaughtObjective(Objective):
@@ -45,29 +49,30 @@ class TaughtObjective(Objective):
         self, model: LanguageModel, teacher: LanguageModel, weight: float, rate: float, *, settings: LanguageTraining
     ) -> None:
         super().__init__(model, "codebook", rate, settings=settings)
-        self._weight, self._teacher = (
-            weight,
-            [teacher.eval().requires_grad_(False)],
-        )  # in a list: no part of this module
+        alone = settings.model_copy(update={"sharding": "none", "gradient_checkpointing": False})
+        self._weight = weight
+        self._teacher = [Objective(teacher.requires_grad_(False), settings=alone).eval()]
+        """In a list: no part of this module."""
 
     def forward(
         self,
         tokens: Tensor,
+        layout: Layout | Tensor,
+        places: Tensor,
         labels: Tensor,
-        layout: Layout,
+        counts: Sequence[int] = (),
         taught_tokens: Tensor | None = None,
-        taught_labels: Tensor | None = None,
-        taught_layout: Layout | None = None,
+        taught_layout: Layout | Tensor | None = None,
+        taught_places: Tensor | None = None,
     ) -> Tensor:
-        """See Objective.forward. taught_*: the teacher's row of tokens, whose labels are the same in the same order."""
-        if taught_tokens is None or taught_labels is None or taught_layout is None or not self.training:
-            return super().forward(tokens, labels, layout)
-        hidden, targets = self.states(tokens, labels, layout)
-        if not len(targets):
-            return super().forward(tokens, labels, layout)
+        """See Objective.forward. taught_*: the teacher's row of tokens, whose targets are the same in the same order."""
+        if taught_tokens is None or taught_layout is None or taught_places is None:
+            return super().forward(tokens, layout, places, labels, counts)
+        if not self.training or not len(labels):
+            return super().forward(tokens, layout, places, labels, counts)
+        hidden = self.states(tokens, layout, places)
         (teacher,) = self._teacher
         with torch.no_grad():
-            seen, same = Objective(teacher).states(taught_tokens, taught_labels, taught_layout)
-        assert torch.equal(targets, same), "teacher and student have the same targets in the same order"
-        heads = self.model.output(), teacher.output()
-        return taught_codebook_loss(hidden, seen, targets, self.levels, heads, self._weight, self._negatives)
+            seen = teacher.states(taught_tokens, taught_layout, taught_places)
+        heads, levels = (self.model.output(), teacher.model.output()), Levels(self.model.vocabulary.levels, counts)
+        return taught_codebook_loss(hidden, seen, labels, levels, heads, self._weight, self._negatives)

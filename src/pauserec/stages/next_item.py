@@ -101,11 +101,11 @@ def train_next_item(
         share=not is_sharded(objective),  # parted layers are gathered in every pass, so all take the same ones
         around=lambda: gathered(objective),
     )
-    batches = samples.batches(Teaching(_without_pauses(job, sight)) if distill else lambda chosen: {})
+    batches = samples.batches(Teaching(_without_pauses(job, sight)) if distill else lambda chosen, own: {})
     log(event="plan", tokens=batches.tokens, tokens_as_separate_samples=sum(map(samples.tokens_apart, batches.specs())))
     summary = fit(
         objective,
-        batches,
+        objective.rows(batches),
         stage,
         out=out,
         save=partial(model.save, start=kept_beside(job.keep, start)),

@@ -1,7 +1,7 @@
 """Next-item samples: windows of histories with their targets, as trunks with branches."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,30 +9,11 @@ import numpy as np
 from pauserec.config import NextItemJob
 from pauserec.data.windows import spans
 from pauserec.llm.prompts import Prompts
-from pauserec.llm.tree.samples import Branch, Sample, collate, labelled
+from pauserec.llm.tree.rule import TRUNK
+from pauserec.llm.tree.samples import Branch, Row, Sample
 from pauserec.records import IntArray
-from pauserec.training.batches import IGNORE, Batches
-
-
-@dataclass(frozen=True)
-class Window:
-    """One sample: a user's items[start:stop] as trunk; targets are positions in the user's sequence, start < t <= stop.
-
-    fresh: items from this position on carry loss in the trunk (loss_on = "history"); earlier ones did in another window.
-    left_out: positions whose items the trunk does not show.
-    """
-
-    user: int
-    start: int
-    stop: int
-    targets: tuple[int, ...]
-    fresh: int
-    left_out: frozenset[int] = frozenset()
-
-    @property
-    def shown(self) -> list[int]:
-        """Positions of the trunk's items."""
-        return [position for position in range(self.start, self.stop) if position not in self.left_out]
+from pauserec.stages.next_item_rows import RowMaker, Window
+from pauserec.training.batches import Batches
 
 
 def windows(user: int, length: int, size: int, overlap: float) -> list[Window]:
@@ -43,26 +24,46 @@ def windows(user: int, length: int, size: int, overlap: float) -> list[Window]:
     ]
 
 
+Besides = Callable[[Sequence[Window], dict[str, Any]], dict[str, Any]]
+"""Gives what a batch of some windows holds more than its own keys."""
+
+
 class NextItemSamples:
     """Makes the samples of a stage from training sequences."""
 
     def __init__(self, job: NextItemJob, prompts: Prompts, sequences: list[IntArray]) -> None:
         self._stage, self.prompts, self._sequences = job.stage, prompts, sequences
         self._trunk_counts = job.stage.loss_on == "history" or (job.stage.targets == "all" and not prompts.suffix)
-        self._answer = len(prompts.answer(0)) if job.stage.loss_on_end else len(prompts.codes[0])
+        self._rows = RowMaker(
+            prompts, sequences, trunk_counts=self._trunk_counts, loss_on_end=bool(job.stage.loss_on_end)
+        )
+        self._levels = () if job.stage.softmax == "full" else prompts.vocabulary.levels
 
-    def batches(self, besides: Callable[[Sequence[Window]], dict[str, Any]] = lambda chosen: {}) -> Batches[Window]:
+    def batches(self, besides: Besides = lambda chosen, own: {}) -> Batches[Window]:
         """The plan of the whole stage. besides: what a batch of windows gets more."""
         stage, opening = self._stage, self.prompts.opening
+
+        def make(chosen: Sequence[Window]) -> dict[str, Any]:
+            batch = self.row(chosen).batch(self._levels)
+            return batch | besides(chosen, batch)
+
         return Batches(
             self._windows,
             self.length,
-            lambda chosen: collate([self.build(window) for window in chosen], opening) | besides(chosen),
+            make,
             epochs=stage.epochs,
             batch_tokens=stage.batch_tokens,
             seed=stage.seed,
             opening=len(opening),
         )
+
+    def batch(self, chosen: Sequence[Window]) -> dict[str, Any]:
+        """One batch of windows, as an objective takes it."""
+        return self.row(chosen).batch(self._levels)
+
+    def row(self, chosen: Sequence[Window], *, opening: bool = True) -> Row:
+        """Windows as one row of tokens."""
+        return self._rows.row(chosen, opening=opening)
 
     def _windows(self, epoch: int, rng: np.random.Generator) -> list[Window]:
         size, stage = self.prompts.form.history_length, self._stage
@@ -103,42 +104,24 @@ class NextItemSamples:
         """Tokens that `build` makes of a window; the prompts' opening is no part of it."""
         prompts, items = self.prompts, self._sequences[window.user]
         trunk = sum(len(prompts.entries[items[position]]) for position in window.shown)
-        return trunk + len(window.targets) * (len(prompts.suffix) + self._answer - 1)
+        return trunk + len(window.targets) * self._rows.continuation
 
     def tokens_apart(self, window: Window) -> int:
         """Tokens that the same targets would take as samples of their own, each with a whole prompt."""
         prompts, items = self.prompts, self._sequences[window.user]
         lengths = {position: len(prompts.entries[items[position]]) for position in window.shown}
-        around = len(prompts.opening) + len(prompts.suffix) + self._answer - 1
+        around = len(prompts.opening) + self._rows.continuation
         in_trunk = [] if prompts.suffix else [position for position in window.shown if position >= window.fresh]
         targets = (*in_trunk, *window.targets)
         before = [sum(n for position, n in lengths.items() if position < target) for target in targets]
         return sum(around + length for length in before)
 
     def build(self, window: Window) -> Sample:
-        """A window as a sample. With a single target at its end, the target stands in the trunk itself."""
-        items, prompts = self._sequences[window.user], self.prompts
-        trunk: list[int] = []
-        marks: list[bool] = []
-        ends = {}
-        for position in range(window.start, window.stop):
-            if position not in window.left_out:
-                entry = prompts.entries[items[position]]
-                counts = self._trunk_counts and position >= window.fresh
-                trunk += entry
-                marks += [counts and prompts.is_code(token) for token in entry]
-            ends[position + 1] = len(trunk)
-        if window.targets == (window.stop,):
-            answer, answer_marks = self._continuation(items[window.stop])
-            return Sample(*labelled(trunk + answer, marks + answer_marks))
-        labels = np.where([*marks[1:], False], np.asarray([*trunk[1:], 0]), IGNORE)
-        branches = [Branch(ends[t], *labelled(*self._continuation(items[t]))) for t in window.targets]
-        return Sample(np.asarray(trunk, dtype=np.int64), labels, tuple(branches))
-
-    def _continuation(self, target: int) -> tuple[list[int], list[bool]]:
-        suffix, answer = self.prompts.suffix, self.prompts.answer(target)
-        if self._stage.loss_on_end:  # on `<|sid_begin|>` too, where that and no pause comes before the answer
-            begins = suffix[-1:] == [self.prompts.vocabulary.begin]
-            return suffix + answer, [False] * (len(suffix) - begins) + [True] * (begins + len(answer))
-        codes = [self.prompts.is_code(token) for token in answer]
-        return suffix + answer, [False] * len(suffix) + codes
+        """A window as a sample of its own, without the opening."""
+        row = self.row([window], opening=False)
+        branch = row.layout.branch
+        attach = row.layout.limit
+        trunk = branch == TRUNK
+        parts = [np.flatnonzero(branch == own) for own in range(int(branch.max()) + 1)]
+        branches = tuple(Branch(int(attach[at[0]]), row.tokens[at], row.labels[at]) for at in parts)
+        return Sample(row.tokens[trunk], row.labels[trunk], branches)

@@ -1,5 +1,6 @@
 """What the stages share: a language model with a loss that the training loop can call."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,14 +10,17 @@ from torch.nn.functional import dropout
 
 from pauserec.config import Keep, LanguageTraining, ModelConfig
 from pauserec.errors import ModelError
+from pauserec.llm.layers.trained import TrainedBackbone, can_train
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.tree.flex import tree_pass
 from pauserec.llm.tree.rule import Layout
 from pauserec.runs import processes
 from pauserec.runs.device import best_device, use_bfloat16
 from pauserec.runs.steps import FinishedStep
-from pauserec.training.batches import IGNORE
-from pauserec.training.losses import codebook_softmax_loss, full_softmax_loss
+from pauserec.stages.rows import FixedRows
+from pauserec.training.batches import Batches
+from pauserec.training.loop import PlannedBatches
+from pauserec.training.losses import Levels, codebook_softmax_loss, full_softmax_loss
 from pauserec.training.sharding import shard
 
 
@@ -41,20 +45,28 @@ class Objective(nn.Module):
         settings: LanguageTraining | None = None,
     ) -> None:
         super().__init__()
-        self.model, self._softmax, self._rate, self._flex = model, softmax, rate, False
+        self.model, self._softmax, self._rate = model, softmax, rate
         self._negatives: int | None = getattr(settings, "negatives", None)
+        self._compiled: TrainedBackbone | None = None
+        self._flex = False
         if settings is None:
             return
         check_attention(settings)
-        self._flex = settings.attention == "flex"
-        self._drop_in_layers(getattr(settings, "layer_dropout", 0.0))
+        gpu = best_device().type == "cuda"
+        self._flex = gpu if settings.attention is None else settings.attention == "flex"
+        base, dropped = model.hf.base_model, getattr(settings, "layer_dropout", 0.0)
+        parted = settings.sharding == "fsdp2" and processes.world() > 1
+        compiled = gpu if settings.compile is None else settings.compile
+        if compiled and not parted and can_train(base):
+            self._compiled = TrainedBackbone(base, rate=dropped, checkpointing=settings.gradient_checkpointing)
+            return
+        self._drop_in_layers(dropped)
         if settings.gradient_checkpointing:
             model.hf.activation_checkpointing_enable({"use_reentrant": False})
-        if settings.compile:
-            for layer in model.hf.base_model.layers:
-                layer.mlp.compile(dynamic=True)
-        if settings.sharding == "fsdp2" and processes.world() > 1:
-            shard(self, model.hf.base_model.layers)
+        for layer in base.layers if compiled else ():
+            layer.mlp.compile(dynamic=True)
+        if parted:
+            shard(self, base.layers)
 
     def _drop_in_layers(self, rate: float) -> None:
         def drop(module: nn.Module, _: Any, output: Tensor) -> Tensor:
@@ -64,25 +76,32 @@ class Objective(nn.Module):
             layer.self_attn.o_proj.register_forward_hook(drop)
             layer.mlp.register_forward_hook(drop)
 
-    def forward(self, tokens: Tensor, labels: Tensor, layout: Layout) -> Tensor:
-        """tokens, labels: int64 [N]; layout: who sees whom (llm/tree/samples.py). Gives a float32 scalar."""
-        hidden, targets = self.states(tokens, labels, layout)
+    def forward(
+        self, tokens: Tensor, layout: Layout | Tensor, places: Tensor, labels: Tensor, counts: Sequence[int] = ()
+    ) -> Tensor:
+        """The loss, a float32 scalar.
+
+        tokens: int64 [N]; layout: who sees whom, as a tensor for FlexAttention (llm/tree/rule.py); places, labels: int64
+        [M], which tokens are followed by which target; counts: targets of each level of codes, where the softmax is over
+        these (batches.targets_of).
+        """
+        hidden = self.states(tokens, layout, places)
         if self._softmax == "full":
-            return full_softmax_loss(hidden, targets, self.model.output())
+            return full_softmax_loss(hidden, labels, self.model.output())
+        levels = Levels(self.model.vocabulary.levels, counts)
         drawn = self._negatives if self.training else None
-        return codebook_softmax_loss(hidden, targets, self.levels, self.model.output(), drawn)
+        return codebook_softmax_loss(hidden, labels, levels, self.model.output(), drawn)
 
-    def states(self, tokens: Tensor, labels: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Final hidden states where there is a label [M, D], and the labels [M]."""
-        tree = tree_pass(layout, tokens.device, flex=self._flex)
+    def states(self, tokens: Tensor, layout: Layout | Tensor, places: Tensor) -> Tensor:
+        """Final hidden states at some places [M, D]."""
+        tree = tree_pass(layout, tokens.device)
         embedded = dropout(self.model.embed(tokens), self._rate, self.training)
-        chosen = (labels != IGNORE).nonzero()[:, 0]
-        return self.model.hidden(embedded, tree)[chosen], labels[chosen]
+        hidden = (self._compiled or self.model).hidden(embedded, tree)
+        return hidden.index_select(0, places)
 
-    @property
-    def levels(self) -> list[slice]:
-        """The rows of each level of codes."""
-        return [self.model.vocabulary.level_rows(level) for level in range(len(self.model.vocabulary.codebook_sizes))]
+    def rows(self, batches: Batches[Any]) -> PlannedBatches:
+        """The batches as this objective takes them: for FlexAttention, and for layers compiled for it, of one length."""
+        return FixedRows(batches) if self._flex else batches
 
 
 def kept_beside(keep: Keep, start: FinishedStep) -> Path | None:

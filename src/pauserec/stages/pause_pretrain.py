@@ -64,7 +64,7 @@ def pause_pretrain(
     model.train_rows(range(model.vocabulary.pause, model.vocabulary.pause + 1))
     bfloat16 = trains_in_bfloat16(job.precision)
     objective = Objective(model, settings=stage)
-    summary = fit(objective, batches, stage, out=out, save=save, log=log, bfloat16=bfloat16)
+    summary = fit(objective, objective.rows(batches), stage, out=out, save=save, log=log, bfloat16=bfloat16)
     return with_cost(summary, model, frozen=True, bfloat16=bfloat16)
 
 

@@ -9,9 +9,38 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from pauserec.errors import RecipeError
+from pauserec.records import IntArray
 
 IGNORE = -100
 Spec = TypeVar("Spec")
+
+
+def targets_of(labels: IntArray, levels: Sequence[slice] = ()) -> dict[str, Any]:
+    """Where a row's targets are, known before it is on a device, so that nothing has to be looked for there.
+
+    labels: int64 [N], IGNORE where there is none. levels: the rows of each level of codes, ascending and apart.
+    Gives places and labels, int64 [M] each, in the row's order, or level by level with what is no code at the end;
+    counts: targets of each level; count: all targets, M.
+    """
+    places = np.flatnonzero(labels != IGNORE)
+    found = labels[places]
+    counts: tuple[int, ...] = ()
+    if levels:
+        level = np.full(len(found), len(levels))
+        for number, rows in enumerate(levels):
+            level[(found >= rows.start) & (found < rows.stop)] = number
+        order = np.argsort(level, kind="stable")
+        places, found = places[order], found[order]
+        counts = tuple(np.bincount(level, minlength=len(levels) + 1)[: len(levels)].tolist())
+    return {"places": places, "labels": found, "counts": counts, "count": len(found)}
+
+
+def without_targets(batch: dict[str, Any]) -> dict[str, Any]:
+    """The same tokens with nothing to predict: of several processes one may have no batch left, but all take the same steps."""
+    if "places" not in batch:  # of a baseline: a label for every place
+        return batch | {"labels": np.full_like(batch["labels"], IGNORE), "count": 0}
+    none = targets_of(np.zeros(0, dtype=np.int64))
+    return batch | none | {"counts": tuple(0 for _ in batch["counts"])}
 
 
 def pack(lengths: Sequence[int], batch_tokens: int, order: Iterable[int]) -> list[list[int]]:
@@ -72,7 +101,8 @@ class Batches(Generic[Spec]):
                 "there is nothing to train on: every history is too short for this stage's targets; give longer ones, "
                 "or leave the stage out"
             )
-        self.tokens = sum(opening + sum(map(length, members)) for members in self._plan)
+        tokens = [opening + sum(map(length, members)) for members in self._plan]
+        self.tokens, self.longest = sum(tokens), max(tokens)
 
     def specs(self) -> list[Spec]:
         """All samples of the plan, in the order they are met."""

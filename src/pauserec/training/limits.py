@@ -1,6 +1,7 @@
 """What ends a training before its last step: its minutes are over, or it is broken."""
 
 import math
+import time
 from collections import deque
 
 from pauserec.config import TrainingSettings
@@ -49,6 +50,25 @@ class TimeLimit:
     def scheduled(self, step: int) -> float:
         """The step that the learning rate's schedule has reached."""
         return step if self._clock.progress is None else self._clock.progress * self._steps
+
+
+class SaveTimes:
+    """When a checkpoint is due: every `save_every` steps, and when `save_minutes` are over since the last."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self._every, self._seconds, self._last = settings.save_every, 60 * settings.save_minutes, time.perf_counter()
+
+    def due(self, step: int) -> bool:
+        """Whether to save after this step. Several processes ask the first one what time it is, and not every step."""
+        if self._every is not None and step % self._every == 0:
+            return True
+        if processes.world() > 1 and step % MEASURED:
+            return False
+        return processes.broadcast(lambda: time.perf_counter() - self._last >= self._seconds)
+
+    def saved(self) -> None:
+        """A checkpoint was written."""
+        self._last = time.perf_counter()
 
 
 class Watch:

@@ -7,23 +7,22 @@ stage may make them from the weights of now (rollouts).
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pauserec.config import TrainingSettings
-from pauserec.errors import RecipeError
 from pauserec.runs import processes
 from pauserec.runs.device import best_device, forget_peak, peak_memory
 from pauserec.runs.folder import RESUMING
 from pauserec.runs.progress import StepBar
 from pauserec.runs.steps import WATCHING
-from pauserec.training.batches import IGNORE
+from pauserec.training.batches import without_targets
 from pauserec.training.checkpoints import (
     BestWeights,
     Clock,
@@ -32,9 +31,10 @@ from pauserec.training.checkpoints import (
     step_of,
     write_checkpoint,
 )
-from pauserec.training.limits import TimeLimit, Watch
+from pauserec.training.limits import SaveTimes, TimeLimit, Watch
 from pauserec.training.optimizer import adamw, rate_factor
 from pauserec.training.sharding import full, is_sharded, restore
+from pauserec.training.trackers import check_trackers
 
 
 class PlannedBatches(Protocol):
@@ -105,11 +105,19 @@ def fit(
 
 
 class _Step(NamedTuple):
-    """What an optimizer step says of itself: loss a target, norm of the gradient before it was cut, learning rate."""
+    """What an optimizer step says of itself: its number, loss a target, norm of the gradient before it was cut, learning rate.
 
-    loss: float
-    grad_norm: float
+    Loss and norm stay on the device until somebody reads them: to read is to wait for it.
+    """
+
+    step: int
+    loss: Tensor
+    grad_norm: Tensor
     learning_rate: float
+
+
+LOGGED_ON_GPU = 10
+"""Optimizer steps on a GPU after which losses are read, where the settings do not say."""
 
 
 class _Training:
@@ -146,6 +154,9 @@ class _Training:
         self.best = BestWeights(self._folder, self.step, getattr(settings, "patience", None))
         self.time = TimeLimit(settings, self.steps, self.clock)
         self.watch = Watch(settings, self.steps, None)
+        self._save_times = SaveTimes(settings)
+        self._log_every = settings.log_every or (LOGGED_ON_GPU if self._accelerator.device.type == "cuda" else 1)
+        self._unread: list[_Step] = []
 
     def run(self, log: Callable[..., None], validate: Callable[[], dict[str, float]] | None) -> None:
         """Do the steps that are left, until patience is over."""
@@ -154,16 +165,19 @@ class _Training:
             self._accelerator.init_trackers("pauserec")
         with StepBar(self._settings.name, self.steps, self.step) as bar:
             while not self.ended_by():
-                done = self._optimize()
+                self._unread.append(self._optimize())
                 self.step += 1
                 self.time.step_done(self.step)
                 if validate is not None and (self.step in due or self.time.is_up()):
                     self._validate(validate, log)
-                self._report(done, log, bar)
                 over = bool(self.ended_by())
-                if over or self.step % self._settings.save_every == 0:
+                saving = over or self._save_times.due(self.step)
+                if saving or self.step % self._log_every == 0:
+                    self._report(log, bar)
+                if saving:
                     write_checkpoint(self._folder, self.step, self._module, self._optimizer, self.clock)
                     self.best.checkpointed(self.step)
+                    self._save_times.saved()
         for tracker in self._accelerator.trackers:
             tracker.finish()
 
@@ -214,8 +228,7 @@ class _Training:
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.clock.targets += targets
-        losses = processes.all_gather(loss.item()) if self._shared else [loss.item()]
-        return _Step(sum(losses) / len(losses), float(full(norm)), rate)
+        return _Step(self.step + 1, loss, full(norm), rate)
 
     def _batch(self, place: int) -> dict[str, Any] | None:
         """A batch of the coming step, or None after the last.
@@ -229,8 +242,7 @@ class _Training:
         number = number * processes.world() + processes.rank()
         if number < len(self._batches):
             return dict(self._batches[number])
-        batch = self._batches[0]
-        return batch | {"labels": np.full_like(batch["labels"], IGNORE), "count": 0}
+        return without_targets(self._batches[0])
 
     def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Arrays as tensors on the device, everything else as it is."""
@@ -249,35 +261,28 @@ class _Training:
     def _validate(self, validate: Callable[[], dict[str, float]], log: Callable[..., None]) -> None:
         pause = time.perf_counter()
         metrics = processes.all_gather(validate())[0]  # a tie may be broken otherwise on another GPU
-        self._log(log, metrics)
+        self._log(log, metrics, self.step)
         self.best.add(self.step, metrics, self._module)
         seconds = time.perf_counter() - pause
         self.clock.aside += seconds
         self.time.validated(seconds)
 
-    def _report(self, done: _Step, log: Callable[..., None], bar: StepBar) -> None:
-        """Write a step's loss. Raises PauserecError when it is not a number, or says that the training is broken."""
-        self.watch.look(self.step, done.loss)
-        bar.show(self.step, done.loss)
-        self._log(log, done._asdict() | {"tokens_per_second": round(self.tokens_per_second())})
+    def _report(self, log: Callable[..., None], bar: StepBar) -> None:
+        """Write the losses not yet read. Raises PauserecError when one is no number, or says that the training is broken."""
+        steps, self._unread = self._unread, []
+        found = torch.stack([torch.stack([done.loss.float(), done.grad_norm.float()]) for done in steps]).tolist()
+        everywhere = (
+            processes.all_gather([loss for loss, _ in found]) if self._shared else [[loss for loss, _ in found]]
+        )
+        speed = round(self.tokens_per_second())
+        for done, (_, norm), losses in zip(steps, found, zip(*everywhere, strict=True), strict=True):
+            loss = sum(losses) / len(losses)
+            self.watch.look(done.step, loss)
+            bar.show(done.step, loss)
+            values = {"loss": loss, "grad_norm": norm, "learning_rate": done.learning_rate, "tokens_per_second": speed}
+            self._log(log, values, done.step)
 
-    def _log(self, log: Callable[..., None], values: dict[str, float]) -> None:
-        log(global_step=self.step, **values)
+    def _log(self, log: Callable[..., None], values: dict[str, float], step: int) -> None:
+        log(global_step=step, **values)
         if self._settings.tracking:
-            self._accelerator.log({f"train/{key}": value for key, value in values.items()}, step=self.step)
-
-
-def check_trackers(stages: Iterable[TrainingSettings]) -> None:
-    """Raise RecipeError, before anything is done, where a stage names a tracker that is unknown or not installed."""
-    wanted = [(stage.name, tracker) for stage in stages for tracker in stage.tracking]
-    if not wanted:
-        return
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    installed = [str(tracker) for tracker in get_available_trackers()]
-    for stage, tracker in wanted:
-        if tracker not in LOGGER_TYPE_TO_CLASS:
-            raise RecipeError(f"{stage}: tracking knows no {tracker!r}, only {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
-        if tracker not in installed:
-            extra = "pip install 'pauserec[tensorboard]'" if tracker == "tensorboard" else f"pip install {tracker}"
-            raise RecipeError(f"{stage}: the tracker {tracker!r} is not installed: {extra}, or leave it out")
+            self._accelerator.log({f"train/{key}": value for key, value in values.items()}, step=step)

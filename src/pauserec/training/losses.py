@@ -1,6 +1,7 @@
 """Loss functions: pure, on hidden states and labels. M targets, D width, V vocabulary rows in use."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch.nn.functional import cross_entropy, embedding, linear
 NEVER = -1e4
 """Score of a drawn row that is the target itself."""
 POSITIONS_AT_ONCE = 256
-"""Targets whose logits are held at once: few enough to stay near the processor."""
+"""Targets whose logits are held at once on a CPU: few enough to stay near the processor."""
+LOGITS_ON_GPU = 2**27
+"""Logits that are held at once on a GPU, twice: half a gigabyte in bfloat16, 2,700 targets of 50,000 rows."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,11 @@ class Head:
         pieces = self.pieces(only)
         return Head(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
 
-    def gathered(self, rows: Tensor) -> Tensor:
-        """Some rows, int64 [n] -> [n, D]; those of a trained block in one go, so that its gradient is filled once."""
+    def gathered(self, rows: Tensor, within: slice) -> Tensor:
+        """Some rows of a slice, int64 [n] -> [n, D]; of a trained block in one go, so that its gradient is filled once."""
         if self.rows is None:
             return embedding(rows, self.table)
-        if bool(((rows >= self.first) & (rows < self.first + len(self.rows))).all()):
+        if self.first <= within.start and within.stop <= self.first + len(self.rows):
             return embedding(rows - self.first, self.rows)
         return torch.cat(self.pieces())[rows]
 
@@ -52,6 +55,22 @@ class Head:
         """[..., D] -> [..., rows], of all rows or of a slice of them."""
         scores = [linear(hidden, piece.to(hidden.dtype)) for piece in self.pieces(only)]
         return scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The rows of each level of codes, and how many targets it has; targets stand level by level, others behind them."""
+
+    rows: Sequence[slice]
+    counts: Sequence[int]
+
+    def __iter__(self) -> Iterator[tuple[slice, slice]]:
+        """Of every level that has targets: its rows, and where its targets stand."""
+        start = 0
+        for rows, count in zip(self.rows, self.counts, strict=True):
+            if count:
+                yield rows, slice(start, start + count)
+            start += count
 
 
 def full_softmax_loss(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
@@ -64,30 +83,28 @@ def full_softmax_loss(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
 
 
 def codebook_softmax_loss(
-    hidden: Tensor, labels: Tensor, levels: list[slice], head: Head, negatives: int | None = None
+    hidden: Tensor, labels: Tensor, levels: Levels, head: Head, negatives: int | None = None
 ) -> Tensor:
     """Summed cross-entropy, each target against the codes of its own level only.
 
-    hidden [M, D], labels int64 [M] (token rows); levels: the rows of each level. negatives: a level with more codes than
-    this is stood for by so many of them, drawn evenly anew each time, that count for all (Bengio & Senécal 2003, importance
-    sampling with an even proposal).
+    hidden [M, D], labels int64 [M] (token rows), level by level. negatives: a level with more codes than this is stood for
+    by so many of them, drawn evenly anew each time, that count for all (Bengio & Senécal 2003, importance sampling with an
+    even proposal).
     """
     total = hidden.new_zeros((), dtype=torch.float32)
     if not len(labels):  # of several processes one may have none: its gradients are zeros, not missing
         return hidden.sum() + sum(0.0 * piece.sum() for piece in head.pieces())
-    start = min(rows.start for rows in levels)
-    many = [negatives is not None and rows.stop - rows.start > negatives for rows in levels]
-    codes = None if all(many) else head.part(slice(start, max(rows.stop for rows in levels)))
-    for rows, drawn in zip(levels, many, strict=True):
-        chosen = ((labels >= rows.start) & (labels < rows.stop)).nonzero()[:, 0]
-        if not len(chosen):
-            continue
-        if drawn or codes is None:
-            scores = _candidates(hidden[chosen], labels[chosen], rows, _drawn(rows, negatives or 1, hidden), head)
-            total = total + cross_entropy(scores, torch.zeros_like(chosen), reduction="sum")
+    start = min(rows.start for rows in levels.rows)
+    many = [negatives is not None and rows.stop - rows.start > negatives for rows in levels.rows]
+    codes = None if all(many) else head.part(slice(start, max(rows.stop for rows in levels.rows)))
+    for rows, chosen in levels:
+        states, targets = hidden[chosen], labels[chosen]
+        if codes is None or (negatives is not None and rows.stop - rows.start > negatives):
+            scores = _candidates(states, targets, rows, _drawn(rows, negatives or 1, hidden), head)
+            total = total + cross_entropy(scores, torch.zeros_like(targets), reduction="sum")
         else:
-            scores = codes.logits(hidden[chosen], slice(rows.start - start, rows.stop - start)).float()
-            total = total + cross_entropy(scores, labels[chosen] - rows.start, reduction="sum")
+            scores = codes.logits(states, slice(rows.start - start, rows.stop - start)).float()
+            total = total + cross_entropy(scores, targets - rows.start, reduction="sum")
     return total
 
 
@@ -95,7 +112,7 @@ def taught_codebook_loss(
     hidden: Tensor,
     taught: Tensor,
     labels: Tensor,
-    levels: list[slice],
+    levels: Levels,
     heads: tuple[Head, Head],
     weight: float,
     negatives: int | None = None,
@@ -105,10 +122,7 @@ def taught_codebook_loss(
     hidden, taught [M, D]: states of student and teacher for the same labels [M]. heads: theirs.
     """
     total = hidden.new_zeros((), dtype=torch.float32)
-    for rows in levels:
-        chosen = ((labels >= rows.start) & (labels < rows.stop)).nonzero()[:, 0]
-        if not len(chosen):
-            continue
+    for rows, chosen in levels:
         own, states = labels[chosen] - rows.start, (hidden[chosen], taught[chosen])
         drawn = None
         if negatives is not None and rows.stop - rows.start > negatives:
@@ -131,7 +145,7 @@ def _drawn(rows: slice, count: int, like: Tensor) -> Tensor:
 
 def _candidates(hidden: Tensor, labels: Tensor, rows: slice, drawn: Tensor, head: Head) -> Tensor:
     """Scores of each target's own row and of the drawn ones, which count for all of the level [M, 1 + n]."""
-    found = head.gathered(torch.cat([labels, drawn]))
+    found = head.gathered(torch.cat([labels, drawn]), rows)
     right = (hidden.float() * found[: len(labels)].float()).sum(-1, keepdim=True)
     weight = math.log((rows.stop - rows.start - 1) / len(drawn))
     wrong = linear(hidden, found[len(labels) :].to(hidden.dtype)).float() + weight
@@ -153,10 +167,11 @@ class _FullSoftmax(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_trained = torch.zeros_like(trained) if ctx.needs_input_grad[1] else None
         # two buffers serve all chunks: memory fresh from the system costs a CPU a fifth of the product and more
-        buffers = weight.new_empty(2, min(POSITIONS_AT_ONCE, len(hidden)), len(weight))
+        at_once = POSITIONS_AT_ONCE if kind == "cpu" else max(POSITIONS_AT_ONCE, LOGITS_ON_GPU // len(weight))
+        buffers = weight.new_empty(2, min(at_once, len(hidden)), len(weight))
         with torch.autocast(kind, enabled=False):
-            for start in range(0, len(hidden), POSITIONS_AT_ONCE):
-                part = slice(start, start + POSITIONS_AT_ONCE)
+            for start in range(0, len(hidden), at_once):
+                part = slice(start, start + at_once)
                 states, target = hidden[part].to(dtype), labels[part]
                 logits, error = buffers[:, : len(states)]
                 torch.mm(states, weight.T, out=logits)

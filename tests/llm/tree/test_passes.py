@@ -1,5 +1,7 @@
 """A tree pass gives the states of separate sequences, for every attention layout we claim."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from transformers import (
@@ -7,22 +9,21 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from backbones import CONFIGS, SHAPE, as_tree, make, separately
+from backbones import CONFIGS, SHAPE, as_tree, flex_pass, make, separately
 from pauserec.errors import ModelError
-from pauserec.llm.tree.flex import FlexPass
-from pauserec.llm.tree.passes import LITTLE, MUCH, TreePass, tree_attention
+from pauserec.llm.tree.passes import LITTLE, MUCH, Pass, TreePass, tree_attention
 from pauserec.llm.tree.rule import Layout
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("opening", [0, 5])
-@pytest.mark.parametrize(("kind", "padding"), [(TreePass, LITTLE), (TreePass, MUCH), (FlexPass, LITTLE)])
+@pytest.mark.parametrize(("kind", "padding"), [(TreePass, LITTLE), (TreePass, MUCH), (flex_pass, LITTLE)])
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @torch.no_grad()
 def test_branches_equal_separate_sequences(
     config: PreTrainedConfig,
     opening: int,
-    kind: type[TreePass],
+    kind: Callable[[Layout], Pass],
     padding: tuple[float, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

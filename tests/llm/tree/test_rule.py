@@ -1,5 +1,7 @@
 """The one rule of who sees whom: every executor gives what separate sequences give, for any documents and any window."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
+from backbones import flex_pass
 from pauserec.llm.tree.cache import BranchPass, ExtendPass, TreeCache
-from pauserec.llm.tree.flex import FlexPass
 from pauserec.llm.tree.passes import Pass, TreePass
 from pauserec.llm.tree.rule import OPENING, TRUNK, Layout, visible
 
@@ -74,12 +76,12 @@ def test_a_token_sees_the_sequence_that_it_ends(
     assert not np.any((layout.document == OPENING) & (layout.branch != TRUNK))
 
 
-@pytest.mark.parametrize("kind", [TreePass, FlexPass])
+@pytest.mark.parametrize("kind", [TreePass, flex_pass])
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @settings(deadline=None, max_examples=60)
 @given(docs=documents(), opening=st.integers(0, 4), window=WINDOWS)
 def test_a_pass_over_whole_documents_equals_separate_sequences(
-    kind: type[TreePass], docs: list[tuple[int, list[tuple[int, int]]]], opening: int, window: int | None
+    kind: Callable[[Layout], Pass], docs: list[tuple[int, list[tuple[int, int]]]], opening: int, window: int | None
 ) -> None:
     expected = lines(docs, opening)
     q, k, v = drawn(len(expected), len(expected))

@@ -15,7 +15,10 @@ def test_labels_are_the_next_tokens_that_count() -> None:
 def test_a_batch_is_one_flat_row() -> None:
     branch = Branch(1, np.array([7, 8]), np.array([IGNORE, 9]))
     sample = Sample(np.array([1, 2]), np.array([IGNORE, 3]), (branch,))
-    batch = collate([sample, sample])
-    assert batch["tokens"].tolist() == [1, 2, 7, 8] * 2
-    assert batch["layout"].document.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    row = collate([sample, sample])
+    assert row.tokens.tolist() == [1, 2, 7, 8] * 2
+    assert row.layout.document.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    batch = row.batch()
     assert batch["count"] == 4
+    assert batch["places"].tolist() == [1, 3, 5, 7]
+    assert batch["labels"].tolist() == [3, 9, 3, 9]

@@ -44,7 +44,7 @@ class LevelScorer:
         return codes_BK + self._model.vocabulary.code_offsets[self._level - 1]
 
     def _scores(self, hidden_BKD: Tensor) -> CodeScores:
-        rows = self._model.vocabulary.level_rows(self._level)
+        rows = self._model.vocabulary.levels[self._level]
         self._level += 1
         if not self._full:
             return CodeScores(self._model.exact_logits(hidden_BKD, rows))

@@ -79,7 +79,7 @@ class FusedBackbone:
 
     def hidden(self, embedded: Tensor, tree: Pass) -> Tensor:
         """Final states [N, D] of input embeddings [N, D]."""
-        cos, sin = self._rotation(embedded, tree)
+        cos, sin = rotation(self._rotary, embedded, tree)
         x = embedded
         for number, layer in enumerate(self._layers):
             q, k, v = self._before(layer, x, cos, sin)
@@ -88,7 +88,7 @@ class FusedBackbone:
 
     def last(self, embedded: Tensor, extension: Extension) -> Tensor:
         """Final state of each document's last token [B, D]."""
-        cos, sin = self._rotation(embedded, extension)
+        cos, sin = rotation(self._rotary, embedded, extension)
         x, final = embedded, len(self._layers) - 1
         for number, layer in enumerate(self._layers):
             q, k, v = self._before(layer, x, cos, sin)
@@ -99,11 +99,12 @@ class FusedBackbone:
                 x = self._after(layer, extension.attend_last(number, q, k, v, self._scale), x)
         return rms_norm(x, self._norm.shape, self._norm, self._eps)
 
-    def _rotation(self, embedded: Tensor, tree: Pass) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of every position, [N, 1, d / 2]: both halves of a head turn by the same angle."""
-        cos, sin = self._rotary(embedded[None], tree.positions())
-        half = cos.shape[-1] // 2
-        return cos[0, :, None, :half], sin[0, :, None, :half]
+
+def rotation(rotary: Any, embedded: Tensor, tree: Pass) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position, [N, 1, d / 2]: both halves of a head turn by the same angle."""
+    cos, sin = rotary(embedded[None], tree.positions())
+    half = cos.shape[-1] // 2
+    return cos[0, :, None, :half], sin[0, :, None, :half]
 
 
 def can_fuse(base: Any) -> bool:

@@ -14,31 +14,35 @@ import torch
 from torch import Tensor
 
 from pauserec.llm.tree.attention import lower
-from pauserec.llm.tree.passes import TreePass
-from pauserec.llm.tree.rule import Layout, visible
+from pauserec.llm.tree.passes import Pass, TreePass
+from pauserec.llm.tree.rule import PLACE, Layout, visible
 
 
-class FlexPass(TreePass):
-    """See TreePass: the same documents, positions and results."""
+class FlexPass:
+    """One pass over a row of whole documents. marks: document, branch, place and limit of its tokens, int64 [4, N]."""
 
-    def __init__(self, layout: Layout, device: torch.device | None = None) -> None:
-        self.device = device or torch.device("cpu")
-        self.marks = layout.marks(self.device)
+    def __init__(self, marks: Tensor) -> None:
+        self.marks = marks
         self._masks: dict[int | None, Any] = {}
+
+    def positions(self) -> Tensor:
+        """Position ids, int64 [1, N]."""
+        return self.marks[PLACE][None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention output [1, H, N, D] for q [1, H, N, D] and k, v [1, G, N, D]."""
         q, k, v = lower(q), lower(k), lower(v)
         if window not in self._masks:
-            count = q.shape[2]
-            from torch.nn.attention.flex_attention import create_block_mask
-
-            self._masks[window] = create_block_mask(
-                self._visible(window), None, None, count, count, device=q.device, _compile=q.device.type == "cuda"
-            )
+            self._masks[window] = self._mask(window, q.device)
         run = _kernel(compiled=q.device.type == "cuda")
         output: Tensor = run(q, k, v, block_mask=self._masks[window], scale=scale, enable_gqa=q.shape[1] != k.shape[1])
         return output
+
+    def _mask(self, window: int | None, device: torch.device) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        count, compiled = self.marks.shape[1], device.type == "cuda"
+        return create_block_mask(self._visible(window), None, None, count, count, device=device, _compile=compiled)
 
     def _visible(self, window: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         """Whether token i may see token j."""
@@ -54,13 +58,16 @@ class FlexPass(TreePass):
 
 @cache
 def _kernel(*, compiled: bool) -> Callable[..., Any]:
-    """FlexAttention for rows of any length; as it stands it is for tests, for it holds every score."""
+    """FlexAttention for rows of one length; as it stands, uncompiled, it is for tests, for it holds every score.
+
+    Compiled as a whole or not at all: left to itself, dynamo would fall back to that without a word.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
     kernel: Any = flex_attention
-    return torch.compile(kernel, dynamic=True) if compiled else kernel
+    return torch.compile(kernel, fullgraph=True, dynamic=False) if compiled else kernel
 
 
-def tree_pass(layout: Layout, device: torch.device, *, flex: bool) -> TreePass:
-    """A pass over whole documents, by the kernel that was asked for."""
-    return (FlexPass if flex else TreePass)(layout, device)
+def tree_pass(layout: Layout | Tensor, device: torch.device) -> Pass:
+    """A pass over whole documents: by groups of similar ones, or, of a layout that is a tensor already, all at once."""
+    return FlexPass(layout) if isinstance(layout, Tensor) else TreePass(layout, device)

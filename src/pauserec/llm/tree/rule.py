@@ -68,16 +68,32 @@ class Layout:
 
         `attach` trunk tokens are visible to a branch, 1 <= attach <= trunk; its places go on from there.
         """
-        # of every stretch of tokens: length, document, branch, first place, limit (of a trunk's each token its own)
-        stretches = [(opening, OPENING, TRUNK, 0, 0)] if opening else []
+        stretches = [(opening, OPENING, TRUNK, 0)] if opening else []
         for number, (trunk, branches) in enumerate(documents):
-            stretches.append((trunk, number, TRUNK, opening, 0))
-            stretches += [(n, number, own, opening + at, opening + at) for own, (at, n) in enumerate(branches)]
-        lengths, document, branch, first, limit = np.array(stretches, dtype=np.int64).reshape(-1, 5).T
+            stretches.append((trunk, number, TRUNK, opening))
+            stretches += [(n, number, own, opening + at) for own, (at, n) in enumerate(branches)]
+        lengths, document, branch, first = np.array(stretches, dtype=np.int64).reshape(-1, 4).T
+        return cls.of_stretches(lengths, document, branch, first)
+
+    @classmethod
+    def of_stretches(cls, lengths: IntArray, document: IntArray, branch: IntArray, first: IntArray) -> Self:
+        """A row of stretches of tokens, each of one document and branch, int64 [stretches] each.
+
+        first: the place of a stretch's first token; of a branch also its limit.
+        """
         ends = lengths.cumsum()
         place = np.arange(lengths.sum()) + np.repeat(first - (ends - lengths), lengths)
-        document, branch, limit = (np.repeat(part, lengths) for part in (document, branch, limit))
+        document, branch, limit = (np.repeat(part, lengths) for part in (document, branch, first))
         return cls(document, branch, place, np.where(branch == TRUNK, place + 1, limit))
+
+    def filled(self, size: int) -> Self:
+        """The same row with tokens behind it up to `size`, as a document of their own."""
+        more = size - len(self.document)
+        number = int(self.document[-1]) + 1 if len(self.document) else 0
+        places = np.arange(self.opening, self.opening + more)
+        behind = (np.full(more, number), np.full(more, TRUNK), places, places + 1)
+        own = (self.document, self.branch, self.place, self.limit)
+        return type(self)(*(np.concatenate(parts) for parts in zip(own, behind, strict=True)))
 
     @classmethod
     def of_trunks(cls, lengths: Sequence[int]) -> Self:
@@ -96,6 +112,10 @@ class Layout:
         in_trunk = np.concatenate([[0], np.cumsum(self.branch == TRUNK)])
         return starts[:-1], in_trunk[starts[1:]] - in_trunk[starts[:-1]], np.diff(starts)
 
+    def array(self) -> IntArray:
+        """The four as one, int64 [4, N]."""
+        return np.stack([self.document, self.branch, self.place, self.limit])
+
     def marks(self, device: torch.device) -> Tensor:
-        """The four arrays as a tensor, int64 [4, N]."""
-        return torch.from_numpy(np.stack([self.document, self.branch, self.place, self.limit])).to(device)
+        """The four as a tensor, int64 [4, N]."""
+        return torch.from_numpy(self.array()).to(device)

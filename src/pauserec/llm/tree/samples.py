@@ -8,7 +8,7 @@ import numpy as np
 
 from pauserec.llm.tree.rule import Layout
 from pauserec.records import IntArray
-from pauserec.training.batches import IGNORE
+from pauserec.training.batches import IGNORE, targets_of
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,25 @@ def labelled(tokens: Sequence[int], is_target: Sequence[bool]) -> tuple[IntArray
     return ids[:keep], labels[:keep]
 
 
-def collate(samples: Sequence[Sample], opening: Sequence[int] | IntArray = ()) -> dict[str, Any]:
-    """One row of tokens without padding. tokens, labels: int64 [N]; layout: who sees whom; count: tokens with a label.
+@dataclass(frozen=True)
+class Row:
+    """Many samples without padding. tokens, labels: int64 [N]; layout: who sees whom."""
 
-    opening: tokens that all samples begin with, at the row's start once (nothing of it is a target).
-    """
+    tokens: IntArray
+    labels: IntArray
+    layout: Layout
+
+    def batch(self, levels: Sequence[slice] = ()) -> dict[str, Any]:
+        """What a language model's objective takes: tokens, layout, and the targets (see targets_of)."""
+        return {"tokens": self.tokens, "layout": self.layout, **targets_of(self.labels, levels)}
+
+
+def collate(samples: Sequence[Sample], opening: Sequence[int] | IntArray = ()) -> Row:
+    """One row of samples. opening: tokens that all of them begin with, at its start once (nothing of it is a target)."""
     parts: list[Sample | Branch] = []
     for sample in samples:
         parts += [sample, *sample.branches]
     labels = np.concatenate([np.full(len(opening), IGNORE), *(part.labels for part in parts)])
     documents = [(len(s.tokens), [(branch.attach, len(branch.tokens)) for branch in s.branches]) for s in samples]
-    return {
-        "tokens": np.concatenate([np.asarray(opening, dtype=np.int64), *(part.tokens for part in parts)]),
-        "labels": labels,
-        "layout": Layout.of(documents, len(opening)),
-        "count": int((labels != IGNORE).sum()),
-    }
+    tokens = np.concatenate([np.asarray(opening, dtype=np.int64), *(part.tokens for part in parts)])
+    return Row(tokens, labels, Layout.of(documents, len(opening)))
