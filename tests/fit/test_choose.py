@@ -103,7 +103,9 @@ def test_what_does_not_fit_is_left_out_and_named(make: Callable[[], Chosen], lef
 def test_many_data_in_little_time_are_learned_by_one_layer_without_pauses() -> None:
     found = chosen(dataset(40_000, 9_000), tokens=2000)
     recipe = recipe_of(found)
-    (sft,) = recipe.stages
+    sft, *others = recipe.stages
+    assert sft.epochs <= rules.SHALLOW_MOST_EPOCHS
+    assert [other.name for other in others] in ([], ["sft-2"])
     assert recipe.model.layers == rules.SHALLOW_LAYERS
     assert (sft.dropout, sft.layer_dropout) == rules.SHALLOW_DROPOUTS
     assert any(line.startswith("pauses") for line in found.left_out)

@@ -140,13 +140,14 @@ def _language_model(
     tests, tested = _tests(sft, implicit, shape, time)
     training = time - sum(tests.values()) + _tested_on(chosen, tested, shape)
     part = training * (1 - rules.SHARE_OF_PAUSES)
-    epochs, users = epochs_that_fit(sft, part, rules.most_epochs(shape.events), shape)
-    left = training - epochs * (sft.epoch_seconds + users * sft.rank_seconds)
     shallow = chosen.content["model"]["layers"] == rules.SHALLOW_LAYERS
+    most = rules.most_epochs(shape.events, shallow=shallow)
+    epochs, users = epochs_that_fit(sft, part, most, shape)
+    left = training - epochs * (sft.epoch_seconds + users * sft.rank_seconds)
     if shallow or epochs < rules.FEWEST_EPOCHS or not _pauses_fit(implicit, left, users):
         training += tests.pop("test-pauserec")
         part = training
-        epochs, users = epochs_that_fit(sft, part, rules.most_epochs(shape.events), shape)
+        epochs, users = epochs_that_fit(sft, part, most, shape)
         chosen.left_out.append("pauses (pauserec): next-item fine-tuning alone takes all the time")
         stages = stages[:1]
     if epochs < rules.FEWEST_EPOCHS / 2:
@@ -264,12 +265,16 @@ def _fill_pauses(
 
 def _tries(chosen: Chosen, sft: dict[str, Any], testing: float, seconds: float) -> list[dict[str, Any]]:
     """SFT with other regularisation, as often as the time that is left allows."""
-    found = []
-    each = chosen.expected["sft"] + testing
-    for number, other in enumerate(rules.TRIES[: max(0, int(seconds / each))], 2):
+    found: list[dict[str, Any]] = []
+    shallow = chosen.content["model"]["layers"] == rules.SHALLOW_LAYERS
+    for number, other in enumerate(rules.SHALLOW_TRIES if shallow else rules.TRIES, 2):
         name = f"sft-{number}"
+        takes = chosen.expected["sft"] * other.get("epochs", sft["epochs"]) / sft["epochs"]
+        seconds -= takes + testing
+        if seconds < 0:
+            break
         found.append(sft | {"name": name} | other)
-        chosen.expected |= {name: chosen.expected["sft"], f"test-{name}": testing}
+        chosen.expected |= {name: takes, f"test-{name}": testing}
         chosen.reasons[f"stages.{name}"] = (
             "There is time to try another regularisation; validation says which is served."
         )

@@ -16,6 +16,10 @@ SHALLOW_LAYERS, SHALLOW_EPOCHS, SHALLOW_DROPOUTS = 1, 6, (0.1, 0.0)
 """Where fewer than so many epochs of two layers fit beside the pauses, one layer without pauses learns more in the time: on
 43,900 items and 390,000 events, validation NDCG@10 .066 with one layer and these dropouts after three epochs, .049 with two
 layers and .2 after two (log, 30 November)."""
+SHALLOW_MOST_EPOCHS = 4.0
+"""Of one layer with so little dropout: with a schedule of twelve epochs its validation falls from the fifth on."""
+SHALLOW_TRIES: tuple[dict[str, float], ...] = ({"dropout": 0.3, "layer_dropout": 0.2, "epochs": 8.0},)
+"""What is tried besides with one layer, where time is left."""
 ONE_CODE_UP_TO = 56_000
 """Items up to which each gets a code of its own. On 800 items one code has NDCG@10 .139 where two codes of 32 x 64 have .098,
 in half the time; on 43,900 items .020 where two of 1,024 have .003, after as many events (log, 29 November)."""
@@ -112,9 +116,9 @@ MANY_EVENTS = 150_000
 """Events from which data are many."""
 
 
-def most_epochs(events: int) -> float:
+def most_epochs(events: int, *, shallow: bool = False) -> float:
     """Of SFT."""
-    return next(epochs for bound, epochs in EPOCHS if events < bound)
+    return SHALLOW_MOST_EPOCHS if shallow else next(epochs for bound, epochs in EPOCHS if events < bound)
 
 
 def patience(events: int) -> int:
