@@ -72,7 +72,6 @@ def result(out: Path) -> dict[str, Any]:
         name: {split: round(row[split][NDCG], 4) for split in ("validation", "test")}
         for name, row in content["models"].items()
     }
-    models = {name: row["test"] for name, row in rows.items() if name not in COUNTED}
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     layers = (content["model"] or {}).get("layers")
     data = {key: content["data"][key] for key in ("users", "items", "interactions")}
@@ -81,7 +80,6 @@ def result(out: Path) -> dict[str, Any]:
         "layers": layers,
         "rows": rows,
         "best": content["best"],
-        "best_language_model": max(models, key=lambda name: models[name]) if models else None,
         "notes": content["notes"],
         "left_out": [line for line in (out / "fit.toml").read_text().splitlines() if line.startswith("# Left out")],
         "folder_mb": round(size / 1e6, 1),
@@ -124,9 +122,10 @@ def numbers(sets: dict[str, Any], days: dict[str, Any]) -> dict[str, float]:
         found.setdefault("best_over_cooccurrence_min", []).append(test[each["best"]] / counted)
         found.setdefault("budget_ratio_max", []).append(each["budget_ratio"])
         found.setdefault("budget_ratio_min", []).append(each["budget_ratio"])
-        model = each["best_language_model"]
-        if model is None:
+        models = {name: row["validation"] for name, row in each["rows"].items() if name not in COUNTED}
+        if not models:
             continue
+        model = max(models, key=lambda name: models[name])
         found.setdefault("llm_over_cooccurrence_min", []).append(test[model] / counted)
         if counted > 1.5 * test["popularity"]:
             found.setdefault("llm_over_popularity_min", []).append(test[model] / test["popularity"])

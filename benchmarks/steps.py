@@ -4,7 +4,7 @@
 
 Counted on a CPU, on the code path that a GPU takes: rows of one length, compiled layers, masks from arrays, attention as one
 operator. The batch has the settings of `amazon-all` (implicit SFT on IDs alone: every target a branch, with four pauses) on a
-made log of short histories. `cpu` trains and tests a part of the quickstart with this tree and with an earlier commit, in turns.
+made log of short histories. `cpu` trains and tests a part of the quickstart with this tree and an earlier commit, in turns.
 """
 
 import json

@@ -46,18 +46,16 @@ FEW, MANY = 2, 4
 
 @torch.library.custom_op("pauserec_bench::attend", mutates_args=())
 def one_operator(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Attention as a single operator, as a GPU's kernel is: causal over the row, for what is counted is not what it gives."""
-    return scaled_dot_product_attention(q, k, v, scale=scale, is_causal=True, enable_gqa=True).contiguous()
+    """Stands for attention, which is a single operator on a GPU: operators are counted, and what this one gives is not."""
+    share = q.shape[1] // k.shape[1]
+    return q * scale + (k + v).repeat_interleave(share, 1)
 
 
 @torch.library.custom_op("pauserec_bench::attend_backward", mutates_args=())
 def its_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values."""
-    with torch.enable_grad():
-        parts = [part.detach().requires_grad_() for part in (q, k, v)]
-        output = scaled_dot_product_attention(*parts, scale=scale, is_causal=True, enable_gqa=True)
-        found = torch.autograd.grad(output, parts, grad)
-    return found[0].contiguous(), found[1].contiguous(), found[2].contiguous()
+    grouped = grad.unflatten(1, (k.shape[1], -1)).sum(2)
+    return grad * scale, grouped, grouped.clone()
 
 
 one_operator.register_fake(lambda q, k, v, scale: torch.empty_like(q, memory_format=torch.contiguous_format))
@@ -282,6 +280,9 @@ def _step_without_values(bench: Bench, batch: dict[str, Any], device: str) -> No
             given = {key: mode.from_tensor(v) if isinstance(v, Tensor) else v for key, v in given.items()}
         objective = bench.objective(model)
         optimizer = adamw(objective, bench.job.stage)
+        if device == "meta":  # which the fused kernel does not know
+            for group in optimizer.param_groups:
+                group |= {"fused": False, "foreach": True}
         with torch.autocast("cpu", torch.bfloat16, enabled=device == "cpu"):
             loss = objective(**given) / batch["count"]
         loss.backward()
@@ -297,10 +298,10 @@ def compilations(bench: Bench) -> dict[str, Any]:
     with as_on_a_gpu():
         objective = bench.objective(bench.model(FEW))
         for number in range(50):
-            before = torch._dynamo.utils.counters["frames"]["total"]
+            before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
             objective(**tensors(rows[number])).backward()
             objective.zero_grad()
-            compiled += torch._dynamo.utils.counters["frames"]["total"] > before
+            compiled += torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
     return {"compilations_50_batches": compiled}
 
 

@@ -31,12 +31,13 @@ from pauserec.assets import named
 from pauserec.config import SftConfig
 from pauserec.llm.decode.graphs import Graphs
 from pauserec.llm.model import LanguageModel
+from pauserec.llm.tree.samples import Sample, collate
 from pauserec.runs.device import best_device, bfloat16_is_fast
 from pauserec.runs.files import read_json, write_atomically
 from pauserec.semantic_ids.codes import SemanticIds
 from pauserec.stages.cost import with_cost
 from pauserec.stages.objective import Objective
-from pauserec.training.batches import IGNORE
+from pauserec.training.batches import IGNORE, Batches
 
 TOKENIZER = "smollm2-135m-q4"
 SHAPES = ("0.6b", "135m", "1.7b")
@@ -165,6 +166,25 @@ def beside_generate(ours: Ours, theirs: Theirs, rounds: int) -> dict[str, Any]:
     return {**ratios, "ratio_to_prefill": ratio(times, "pauserec", "prefill"), "beside_generate_T500_K20": times}
 
 
+def random_batches(model: LanguageModel, most: int) -> Batches[int]:
+    """Batches of random prompts, each with one target at its end."""
+
+    def sample(length: int) -> Sample:
+        tokens = np.random.default_rng(length).integers(0, model.vocabulary.first_sid, length)
+        labels = np.full(length, IGNORE)
+        labels[-1] = model.vocabulary.first_sid + 2
+        return Sample(tokens, labels)
+
+    return Batches(
+        lambda epoch, rng: rng.lognormal(5.7, 0.45, most // 100).astype(int).clip(60, 1500).tolist(),
+        int,
+        lambda chosen: collate([sample(length) for length in chosen]).batch(),
+        epochs=1.0,
+        batch_tokens=most,
+        seed=0,
+    )
+
+
 @torch.inference_mode(False)
 @torch.enable_grad()
 def train(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: int, most: int) -> dict[str, Any]:
@@ -175,23 +195,22 @@ def train(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: in
         model = LanguageModel.load(base, ids).to(best_device()).train()
         objective = Objective(model, settings=settings)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=torch.cuda.is_available())
-        lengths = np.random.default_rng(0).lognormal(5.7, 0.45, 10_000).astype(int).clip(60, 1500)
-        lengths = lengths[: int((lengths.cumsum() <= most).sum())]
-        tokens = torch.randint(0, model.vocabulary.first_sid, (int(lengths.sum()),), device=model.device)
-        last = torch.from_numpy(lengths.cumsum() - 1).to(model.device)
-        labels = torch.full_like(tokens, IGNORE).index_fill(0, last, model.vocabulary.first_sid + 2)
+        batch = dict(objective.rows(random_batches(model, most))[0])
+        targets = batch.pop("count")
+        given = {k: torch.from_numpy(v).to(model.device) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
 
         def step() -> None:
             with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-                loss = objective(tokens, labels, [(int(length), []) for length in lengths])
+                loss = objective(**given)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
         seconds = spread(step, max(3, rounds // 2))["p50_ms"] / 1e3
-        speed = {"tokens": len(tokens), "targets": len(last), "tokens_per_second": len(tokens) / seconds}
+        tokens = len(batch["tokens"])
+        speed = {"tokens": tokens, "targets": targets, "tokens_per_second": tokens / seconds}
         cost = with_cost({**speed, "training_seconds": seconds}, model, frozen=False, bfloat16=dtype == torch.bfloat16)
-        return {"documents": len(lengths), **{key: cost[key] for key in ("tokens", "tokens_per_second", "mfu")}}
+        return {"documents": targets, **{key: cost[key] for key in ("tokens", "tokens_per_second", "mfu")}}
     except Exception as error:
         traceback.print_exc()
         return {"failed": f"{type(error).__name__}: {error}"[:500]}

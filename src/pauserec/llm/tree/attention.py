@@ -38,7 +38,10 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
 def lower(x: Tensor) -> Tensor:
     """In the precision of autocast, where that is on: rotary embedding leaves queries and keys in float32."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return x
+    dtype = torch.get_autocast_dtype(kind)
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
