@@ -26,6 +26,7 @@ OTHERWISE: dict[str, Any] = {
     "data.delimiter": ";",
     "embedder.baseline": "sasrec",
     "prompt.template": None,
+    "decoding.batch_tokens": 64,
     "stages.cpt.starts_from": None,
     "stages.sft.starts_from": ["base"],
     "stages.refit.starts_from": ["base"],

@@ -237,5 +237,8 @@ class DecodingConfig(Settings):
     """Prefixes kept at each level; at least evaluation.top_k."""
     normalise: Literal["full", "codebook", "legal"] = "full"
     """Log-softmax over the whole vocabulary (as Hugging Face does), the level's codes, or the legal codes."""
-    batch_tokens: int = Field(default=8192, ge=64, json_schema_extra=BOOKKEEPING)
-    """Prompt tokens decoded together, or the beams' tokens where those are more: memory follows from it."""
+    batch_tokens: int | None = Field(
+        default=None, ge=64, json_schema_extra=BOOKKEEPING | counts_as(8192) | entered_as(8192)
+    )
+    """Prompt tokens decoded together, or the beams' tokens where those are more: memory follows from it. null: 65,536 on a
+    GPU, else 8,192."""

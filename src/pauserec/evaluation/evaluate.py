@@ -17,7 +17,8 @@ from pauserec.runs.progress import NARROW, WholeColumn
 
 Seen = Literal["keep", "drop"]
 USERS_AT_ONCE = 256
-"""Users handed to a recommender at once. Fixed, so that a rerun does the same arithmetic in the same batches."""
+"""Users handed to a recommender at once, where it does not say (`at_once`). Fixed on a device, so that a rerun does the same
+arithmetic in the same batches."""
 BAR_AFTER = 2.0
 """Seconds before a progress bar appears."""
 
@@ -77,7 +78,7 @@ def evaluate(
     bootstrap: int,
     seed: int = 0,
     users: Sequence[int] | None = None,
-    chunk: int = USERS_AT_ONCE,
+    chunk: int | None = None,
     label: str = "evaluating",
     share: bool = True,
 ) -> Result:
@@ -93,7 +94,8 @@ def evaluate(
     histories = _histories(dataset, split, users)
     if not histories:
         raise DataError(f"no user has a {split} target: the data needs histories of more than {HELD_OUT[split]} items")
-    shares = _chunks(len(histories), chunk, processes.world() if share else 1)
+    at_once = int(getattr(recommender, "at_once", USERS_AT_ONCE)) if chunk is None else chunk
+    shares = _chunks(len(histories), at_once, processes.world() if share else 1)
     own = shares[processes.rank() if share else 0]
     tops: list[IntArray] = []
     seconds = 0.0

@@ -25,6 +25,10 @@ FEW = 64
 """Histories of a call that may be run as CUDA graphs: those of a service. An evaluation's batches have too many shapes."""
 
 
+BATCH_TOKENS, USERS_AT_ONCE = (8192, 65_536), (256, 4096)
+"""On a CPU and on a GPU: prompt tokens decoded together, and users whom an evaluation hands over at once."""
+
+
 class LLMRecommender:
     """Ranks a catalogue with a language model.
 
@@ -47,7 +51,10 @@ class LLMRecommender:
         self.model, self.prompts, self.decoding = model, prompts, decoding
         self.catalogue = Catalogue.build(ids.codes, ids.sizes).to(model.device)
         self._autocast = autocast
-        self._graphs = Graphs(model) if model.device.type == "cuda" and not training else None
+        gpu = model.device.type == "cuda"
+        self._batch_tokens = decoding.batch_tokens or BATCH_TOKENS[gpu]
+        self.at_once = USERS_AT_ONCE[gpu]
+        self._graphs = Graphs(model) if gpu and not training else None
         self.store = None if training else PrefixStore(cache_bytes)
 
     @classmethod
@@ -86,7 +93,7 @@ class LLMRecommender:
         rationales = Rationales.of(self.prompts)
         written, branches = rationales.room if rationales else 0, branch_tokens(beams, len(self.catalogue.sizes))
         lengths = [max(len(prompt.tokens) + written, branches) for prompt in prompts]
-        for rows in _batches(lengths, self.decoding.batch_tokens):
+        for rows in _batches(lengths, self._batch_tokens):
             with self._precision():
                 found = decode(
                     self.model,

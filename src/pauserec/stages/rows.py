@@ -17,6 +17,9 @@ class FixedRows:
     Layouts become arrays (`Layout.array`), which travel to the device with the tokens: masks are made there.
     """
 
+    known_ahead = True
+    """See Batches."""
+
     def __init__(self, batches: Batches[Any]) -> None:
         self._batches = batches
         self.size = -(-batches.longest // MULTIPLE) * MULTIPLE

@@ -71,6 +71,9 @@ class Batches(Generic[Spec]):
     opening: tokens that every sample begins with; a batch holds them once, `length` leaves them out.
     """
 
+    known_ahead = True
+    """Any batch may be made before its turn."""
+
     def __init__(
         self,
         specs: Callable[[int, np.random.Generator], Sequence[Spec]],

@@ -7,7 +7,7 @@ stage may make them from the weights of now (rollouts).
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -22,6 +22,7 @@ from pauserec.runs.device import best_device, forget_peak, peak_memory
 from pauserec.runs.folder import RESUMING
 from pauserec.runs.progress import StepBar
 from pauserec.runs.steps import WATCHING
+from pauserec.training.ahead import MadeAhead
 from pauserec.training.batches import without_targets
 from pauserec.training.checkpoints import (
     BestWeights,
@@ -157,6 +158,9 @@ class _Training:
         self._save_times = SaveTimes(settings)
         self._log_every = settings.log_every or (LOGGED_ON_GPU if self._accelerator.device.type == "cuda" else 1)
         self._unread: list[_Step] = []
+        self._source: PlannedBatches | MadeAhead = batches
+        if self._accelerator.device.type == "cuda" and getattr(batches, "known_ahead", False):
+            self._source = MadeAhead(batches, list(self._numbers()), pinned=True)
 
     def run(self, log: Callable[..., None], validate: Callable[[], dict[str, float]] | None) -> None:
         """Do the steps that are left, until patience is over."""
@@ -236,21 +240,28 @@ class _Training:
         Of several processes each takes every `world`-th. Where batches run out, a batch without targets stands in: it adds
         nothing, but all processes take the same steps.
         """
-        number = self.step * self._settings.accumulate + place
-        if not self._shared:
-            return dict(self._batches[number]) if number < len(self._batches) else None
-        number = number * processes.world() + processes.rank()
+        number = self._number(self.step, place)
         if number < len(self._batches):
-            return dict(self._batches[number])
-        return without_targets(self._batches[0])
+            return dict(self._source[number])
+        return without_targets(self._batches[0]) if self._shared else None
+
+    def _number(self, step: int, place: int) -> int:
+        """Which batch is a step's `place`-th of this process."""
+        number = step * self._settings.accumulate + place
+        return number * processes.world() + processes.rank() if self._shared else number
+
+    def _numbers(self) -> Iterator[int]:
+        """The batches that are still to come, in the order in which they are asked for."""
+        for step in range(self.step, self.steps):
+            numbers = (self._number(step, place) for place in range(self._settings.accumulate))
+            yield from (number for number in numbers if number < len(self._batches))
 
     def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Arrays as tensors on the device, everything else as it is."""
         device = self._accelerator.device
-        return {
-            key: torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
-            for key, value in batch.items()
-        }
+        tensors = {key: torch.from_numpy(value) for key, value in batch.items() if isinstance(value, np.ndarray)}
+        tensors |= {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+        return batch | {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
 
     def _validation_steps(self) -> set[int]:
         every = getattr(self._settings, "validate_every", 0)

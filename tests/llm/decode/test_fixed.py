@@ -243,13 +243,55 @@ def test_the_least_recently_used_shape_is_let_go(recommender: LLMRecommender) ->
 
 
 @torch.inference_mode()
-def test_large_batches_and_kept_histories_take_the_ordinary_path(recommender: LLMRecommender) -> None:
-    prompts = prompts_of(recommender)
+def test_large_batches_take_the_ordinary_path(recommender: LLMRecommender) -> None:
     small = Graphs(recommender.model, capture=repeated, most_tokens=100)
-    decode(recommender.model, recommender.catalogue, prompts, 5, graphs=small)
-    graphs = Graphs(recommender.model, capture=repeated)
-    decode(recommender.model, recommender.catalogue, prompts, 5, graphs=graphs, store=PrefixStore(10**6))
-    assert len(small) == len(graphs) == 0
+    decode(recommender.model, recommender.catalogue, prompts_of(recommender), 5, graphs=small)
+    assert len(small) == 0
+
+
+@torch.inference_mode()
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_kept_beginnings_are_gone_on_from(recommender: LLMRecommender, data: st.DataObject) -> None:
+    """Users come again with more events, in other company: answers are those of whole prompts, run the ordinary way."""
+    graphs, store = (
+        Graphs(recommender.model, capture=repeated, keep=3),
+        PrefixStore(data.draw(st.sampled_from([0, 10**7]))),
+    )
+    rng = np.random.default_rng(0)
+    users = [rng.integers(0, len(recommender.catalogue), size=40) for _ in range(5)]
+    for _ in range(4):
+        some = data.draw(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 12)), min_size=1, max_size=4))
+        prompts = [recommender.prompts.marked(users[user][:length]) for user, length in some]
+        same(
+            decode(recommender.model, recommender.catalogue, prompts, 9, graphs=graphs, store=store),
+            decode(recommender.model, recommender.catalogue, prompts, 9),
+        )
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@torch.inference_mode()
+def test_a_known_user_runs_what_is_new_without_waiting(config: PreTrainedConfig) -> None:
+    model, ran, found = made_up(config), [], []
+    catalogue = Catalogue.build(np.stack(np.unravel_index(np.arange(0, 4096, 200), (16,) * 3), 1), (16, 16, 16))
+
+    def capture(request: FixedRequest) -> Replay:
+        request.run()
+        with Waits() as mode:
+            request.run()
+        ran.append(request.shape.new)
+        found.append(mode.found)
+        return request.run
+
+    graphs, store = Graphs(model, capture=capture), PrefixStore(10**7)
+    tokens = torch.randint(0, 10, (90,)).tolist()
+    for length in (40, 60, 90):
+        marks = tuple(mark for mark in (4, 35, 55, 85) if mark < length)
+        prompt = MarkedPrompt(tokens[:length], marks)
+        same(decode(model, catalogue, [prompt], 9, graphs=graphs, store=store), decode(model, catalogue, [prompt], 9))
+    assert set(ran) == {None, 32, 64}
+    assert not any(found)
+    assert store.hits == 2
 
 
 def test_heads_folded_into_queries_attend_alike() -> None:

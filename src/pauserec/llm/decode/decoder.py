@@ -38,14 +38,13 @@ def decode(
 
     store: where beginnings of prompts are kept and found; without one, every prompt is run whole.
     rationales: for models that write before they name an item; the prompts then end where the text begins.
-    graphs: requests captured on the GPU; small batches are run by them, unless users' histories are kept or text is written.
+    graphs: requests captured on the GPU; small batches are run by them, unless text is written.
     """
     if not len(catalogue):
         shape, device = (len(prompts), beams), model.device
         return Beams(torch.full(shape, -1, device=device), torch.full(shape, -torch.inf, device=device))
-    plain = rationales is None and (store is None or not store.capacity)
-    if graphs is not None and plain and graphs.fit(prompts):
-        found = graphs.decode(catalogue, prompts, beams, normalise=normalise, only=only)
+    if graphs is not None and rationales is None and graphs.fit(prompts):
+        found = graphs.decode(catalogue, prompts, beams, normalise=normalise, only=only, store=store)
         if found is not None:
             return found
     room = max(len(prompt.tokens) for prompt in prompts) + (rationales.room if rationales else 0)

@@ -24,14 +24,25 @@ def prefill(
     begin = list(cache.past)
     last = extend(model, cache, [prompt.tokens[start:] for prompt, start in zip(prompts, begin, strict=True)])
     if store is not None:
-        for row, prompt in enumerate(prompts):
-            if not prompt.marks:
-                continue
-            if not store.has_template(names[row]):
-                store.keep_template(names[row], cache.prefix(row, prompt.marks[0]))
-            if store.capacity and begin[row] < prompt.marks[-1]:
-                store.keep(names[row], cache.prefix(row, prompt.marks[-1]))
+        keep_beginnings(store, cache, prompts, names, begin)
     return last
+
+
+def keep_beginnings(
+    store: PrefixStore,
+    cache: TreeCache,
+    prompts: Sequence[MarkedPrompt],
+    names: Sequence[Sequence[bytes]],
+    begin: Sequence[int],
+) -> None:
+    """Keep of a filled cache what `store` does not hold. names: each prompt's; begin: tokens of each that it held."""
+    for row, prompt in enumerate(prompts):
+        if not prompt.marks:
+            continue
+        if not store.has_template(names[row]):
+            store.keep_template(names[row], cache.prefix(row, prompt.marks[0]))
+        if store.capacity and begin[row] < prompt.marks[-1]:
+            store.keep(names[row], cache.prefix(row, prompt.marks[-1]))
 
 
 def extend(model: LanguageModel, cache: TreeCache, tokens: Sequence[Sequence[int]]) -> Tensor:

@@ -10,8 +10,8 @@ from pauserec.decoding.beam import CodeScores
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.tree.cache import BranchPass, TreeCache
 
-HEAD_ROWS = 128
-"""Hidden states whose logits over the whole vocabulary exist at once."""
+HEAD_ROWS, LOGITS_ON_GPU = 128, 2**27
+"""Hidden states whose logits over the whole vocabulary exist at once on a CPU; and logits at once on a GPU."""
 
 
 class LevelScorer:
@@ -49,7 +49,9 @@ class LevelScorer:
         if not self._full:
             return CodeScores(self._model.exact_logits(hidden_BKD, rows))
         codes, normalisers = [], []
-        for part in torch.split(hidden_BKD.flatten(0, 1), HEAD_ROWS):
+        used = self._model.vocabulary.used
+        at_once = HEAD_ROWS if hidden_BKD.device.type == "cpu" else max(HEAD_ROWS, LOGITS_ON_GPU // used)
+        for part in torch.split(hidden_BKD.flatten(0, 1), at_once):
             logits = self._model.logits(part)
             exact = logits.dtype == torch.float32
             codes.append(logits[:, rows] if exact else self._model.exact_logits(part, rows))
