@@ -53,6 +53,7 @@ from pauserec.semantic_ids import QUANTIZERS
 from pauserec.semantic_ids.embed import embed_items
 from pauserec.semantic_ids.later import later_ids, later_vectors
 from pauserec.stages import STAGES
+from pauserec.stages.batch_size import on_this_machine
 from pauserec.stages.next_item import check_normalisation
 from pauserec.stages.objective import check_attention
 from pauserec.training.trackers import check_trackers
@@ -78,6 +79,7 @@ def run(
     on_step: told each step's name, and whether it was done already. on_again: told which finished step is done again, and
     why. on_note: told what is wrong with a stage or row that was just done. Raises PauserecError.
     """
+    recipe = on_this_machine(recipe)
     out, others = Path(out), tuple(map(Path, reuse))
     bound_kernel_cache()
     check_before(recipe, out, redo, others, yes=yes)

@@ -94,7 +94,7 @@ def another(key: str, node: BaseModel, name: str) -> Any:
     value, kind = getattr(node, name), type(node).model_fields[name].annotation
     kinds = [kind, *get_args(kind)] if get_origin(kind) in (Union, type(int | None)) else [kind]
     for choice in kinds:
-        if get_origin(choice) is Literal:
+        if get_origin(choice) is Literal and not isinstance(value, int):
             return next(option for option in get_args(choice) if option != value)
     if isinstance(value, bool) or (value is None and bool in kinds):
         return not value

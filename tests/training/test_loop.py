@@ -182,6 +182,37 @@ def interrupted_at(step: int, word: str) -> Any:
     return log
 
 
+def test_a_training_that_makes_it_worse_leaves_what_it_began_with(tmp_path: Path) -> None:
+    for name, scores, wanted in (("worse", [0.5, 0.4, 0.3], 0.0), ("better", [0.5, 0.4, 0.6], 0.8)):
+        found, line, out = iter(scores), Line(), tmp_path / name
+        out.mkdir()
+        once = {"out": out, "log": lambda **_: None, "validate": lambda found=found: {METRIC: next(found)}}
+        summary = fit(line, Points([1], 2), settings(validate_start=True), **once)
+        assert [score["step"] for score in summary["validations"]] == [0, 1, 2]
+        assert (summary["best_step"] == 0) is (wanted == 0.0)
+        assert (line.weight.item() > 0.0) is (wanted > 0.0)
+
+
+def test_the_start_is_validated_once(tmp_path: Path) -> None:
+    validated: list[int] = []
+
+    def validate() -> dict[str, float]:
+        validated.append(1)
+        return {METRIC: 0.1}
+
+    for attempt in (1, 2):
+        with suppress(KeyboardInterrupt):
+            fit(
+                Line(),
+                Points([4] * 3),
+                settings(validate_start=True, save_every=1),
+                out=tmp_path,
+                log=interrupted_at(2, "loss") if attempt == 1 else lambda **_: None,
+                validate=validate,
+            )
+    assert len(validated) == 2, "before the first step, and after the last"
+
+
 def test_losses_are_read_every_so_many_steps_and_none_is_left_out(tmp_path: Path) -> None:
     lines: list[tuple[int, float]] = []
     read: list[int] = []

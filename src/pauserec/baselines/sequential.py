@@ -56,7 +56,7 @@ class Planned:
         for epoch in range(int(np.ceil(settings.epochs))):
             rng = np.random.default_rng([settings.seed, epoch])
             order = rng.permutation(len(lengths))
-            batches = _similar(order[np.argsort(lengths[order], kind="stable")], lengths, settings.batch_tokens)
+            batches = _similar(order[np.argsort(lengths[order], kind="stable")], lengths, settings.batch_size)
             rng.shuffle(batches)
             share = min(1.0, settings.epochs - epoch)
             self.plan += batches[: max(1, round(share * len(batches)))]

@@ -71,8 +71,9 @@ def run(
     """Run a recipe: whatever of it is not done yet."""
     from pauserec.config import Recipe
     from pauserec.pipeline import default_folder
+    from pauserec.stages.batch_size import on_this_machine
 
-    resolved = Recipe.load(recipe, tuple(set_))
+    resolved = on_this_machine(Recipe.load(recipe, tuple(set_)))
     resolved = resolved if seed is None else resolved.seeded(seed)
     resolved = resolved.model_copy(update={"keep": keep}) if keep != "rows" else resolved
     folder = out or default_folder(resolved)

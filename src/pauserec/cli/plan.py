@@ -198,7 +198,7 @@ class _Cost:
         weights = (4.0 + 2.0 * halved) * self.parameters  # autocast keeps its copies for the length of a step
         training = 0.0 if rows_only else 12.0 * self.parameters
         passing = (1 if rows_only else 4) * 4.0 * self.table  # the table's gradient on its way, the optimizer's scratch
-        activations = min(tokens, stage.batch_tokens) * self.width * 34 * 2
+        activations = min(tokens, stage.batch_size) * self.width * 34 * 2
         logits = 2 * POSITIONS_AT_ONCE * self.vocabulary * (2 if halved else 4) if full else 0
         program = resident_memory() if device.type == "cpu" else 0
         return weights + training + passing + activations + logits + program

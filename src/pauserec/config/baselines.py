@@ -24,6 +24,8 @@ class BaselineSettings(ValidatedSettings):
 
     @model_validator(mode="after")
     def _small(self) -> Self:
+        if self.batch_tokens == "auto":
+            raise ValueError(f"{self.name}: batch_tokens is a number: auto is for language models")
         for name in ("sharding", "compile", "gradient_checkpointing"):
             if getattr(self, name) not in (False, type(self).model_fields[name].default):
                 raise ValueError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from math import prod
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
@@ -25,7 +25,9 @@ class Settings(BaseModel):
     def _as_written(cls, content: Any) -> Any:
         for name, value in content.items() if isinstance(content, dict) else ():
             kind = cls.model_fields[name].annotation if name in cls.model_fields else None
-            if isinstance(value, str | bool) and not {int, float}.isdisjoint({kind, *get_args(kind)}):
+            kinds = {kind, *get_args(kind)}
+            words = [word for each in kinds if get_origin(each) is Literal for word in get_args(each)]
+            if isinstance(value, str | bool) and not {int, float}.isdisjoint(kinds) and value not in words:
                 raise ValueError(f"{name} is a number, not {value!r}")
         return content
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from pauserec.config.settings import (
     BOOKKEEPING,
@@ -16,6 +16,7 @@ from pauserec.config.settings import (
     counts_as,
     entered_as,
 )
+from pauserec.errors import RecipeError
 
 if TYPE_CHECKING:
     from pauserec.config.recipe import Recipe
@@ -53,6 +54,12 @@ class LoraSettings(Settings):
 Epochs = Annotated[float, Field(gt=0, le=10_000)]
 
 
+def _batch_tokens(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and value >= 64):
+        return value
+    raise ValueError('give a whole number of at least 64, or "auto"')
+
+
 class TrainingSettings(Settings):
     """What every stage can set."""
 
@@ -68,8 +75,8 @@ class TrainingSettings(Settings):
     """Share of the steps over which the learning rate rises."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "cosine"
     """What the learning rate does after its rise."""
-    batch_tokens: int = Field(default=4096, ge=64)
-    """Tokens in one packed batch."""
+    batch_tokens: Annotated[int | Literal["auto"], PlainValidator(_batch_tokens)] = 4096
+    """Tokens in one packed batch; "auto" is as many as the GPU holds, with the learning rate meant for 4,096 and scaled."""
     accumulate: int = Field(default=1, ge=1)
     """Batches per optimizer step."""
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -94,6 +101,13 @@ class TrainingSettings(Settings):
     """Stop with an error where the loss on codes is above that of guessing after the warm-up."""
     seed: Seed = 0
     """Seed of the batches' order, of dropout and of whatever else is drawn."""
+
+    @property
+    def batch_size(self) -> int:
+        """Tokens in one packed batch. Raises RecipeError where nobody has said yet what fits this machine."""
+        if self.batch_tokens == "auto":
+            raise RecipeError(f"stages.{self.name}.batch_tokens is auto: this needs a figure, such as 4096")
+        return self.batch_tokens
 
 
 class LanguageTraining(TrainingSettings):
@@ -136,6 +150,8 @@ class ValidatedSettings(TrainingSettings):
     """Train on events up to the training target, or (a refit once settings are chosen) up to the validation target."""
     validate_every: int = Field(default=0, ge=0)
     """Optimizer steps between constrained validations; 0 validates at each epoch's end."""
+    validate_start: bool = Field(default=False, json_schema_extra=LATER)
+    """Validate before the first step too, so that a training that only makes it worse leaves what it began with."""
     validation_users: int | None = Field(default=512, ge=1)
     """Users drawn for validation during training; null takes all."""
     patience: int | None = Field(default=None, ge=1)
@@ -145,4 +161,4 @@ class ValidatedSettings(TrainingSettings):
 
     def idle(self) -> Iterable[str]:
         """See Settings.idle: a refit is not validated."""
-        return ("validate_every", "validation_users", "patience") if self.final_fit != "train" else ()
+        return ("validate_every", "validate_start", "validation_users", "patience") if self.final_fit != "train" else ()

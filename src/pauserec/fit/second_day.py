@@ -149,7 +149,8 @@ def _goes_on(
     tests = 3 + 2 * tested * pace.rank_seconds
     left -= 2 * tests
     epochs, users = epochs_that_fit(pace, left, rules.UPDATE_EPOCHS, shape)
-    plain |= {"epochs": max(epochs, 0.05), "validation_users": users, "validate_every": 0}
+    # an update that only makes it worse leaves the earlier model
+    plain |= {"epochs": max(epochs, 0.05), "validation_users": users, "validate_every": 0, "validate_start": True}
     after = chosen.content["evaluation"]["models"][1]["name"]
     chosen.expected |= fixed | {"test-before": tests, f"test-{after}": tests, stage.name: left}
     if tested < shape.users:

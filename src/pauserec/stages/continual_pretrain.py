@@ -52,7 +52,7 @@ def continual_pretrain(
 def cpt_batches(job: CorpusJob, sight: Sight) -> Batches[CorpusDocument]:
     """The plan of the whole stage."""
     corpus = Corpus(sight.tokenizer, sight.vocabulary, sight.ids, sight.dataset.items, job.words)
-    longest = min(job.stage.batch_tokens, sight.positions)
+    longest = min(job.stage.batch_size, sight.positions)
     documents = corpus_documents(sight.dataset, corpus, job.history_length, longest)
     return corpus_batches(
         job.stage, documents, lambda document: document_tokens(corpus, document), positions=sight.positions

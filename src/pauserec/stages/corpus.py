@@ -78,6 +78,6 @@ def corpus_batches(
         lambda document: lengths[document.number],
         lambda chosen: collate([build(document) for document in chosen]).batch(),
         epochs=stage.epochs,
-        batch_tokens=stage.batch_tokens,
+        batch_tokens=stage.batch_size,
         seed=stage.seed,
     )

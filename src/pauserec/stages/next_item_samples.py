@@ -52,7 +52,7 @@ class NextItemSamples:
             self.length,
             make,
             epochs=stage.epochs,
-            batch_tokens=stage.batch_tokens,
+            batch_tokens=stage.batch_size,
             seed=stage.seed,
             opening=len(opening),
         )

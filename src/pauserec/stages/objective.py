@@ -18,8 +18,7 @@ from pauserec.runs import processes
 from pauserec.runs.device import best_device, use_bfloat16
 from pauserec.runs.steps import FinishedStep
 from pauserec.stages.rows import FixedRows
-from pauserec.training.batches import Batches
-from pauserec.training.loop import PlannedBatches
+from pauserec.training.batches import Batches, PlannedBatches
 from pauserec.training.losses import Levels, codebook_softmax_loss, full_softmax_loss
 from pauserec.training.sharding import shard
 

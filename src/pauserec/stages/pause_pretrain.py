@@ -73,7 +73,7 @@ def pause_batches(job: PauseJob, sight: Sight) -> Batches[CorpusDocument]:
     stage, pause = job.stage, sight.vocabulary.pause
     corpus = Corpus(sight.tokenizer, sight.vocabulary, sight.ids, sight.dataset.items, job.words)
     starts = word_starts(sight.tokenizer, sight.vocabulary)
-    longest = int((min(stage.batch_tokens, sight.positions) - 1) / (1 + stage.share))  # a word is a token or more
+    longest = int((min(stage.batch_size, sight.positions) - 1) / (1 + stage.share))  # a word is a token or more
     documents = corpus_documents(sight.dataset, corpus, job.history_length, longest)
 
     def with_pauses(document: CorpusDocument) -> list[int]:

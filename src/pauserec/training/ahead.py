@@ -1,20 +1,14 @@
 """Batches that worker processes make ahead, so that a GPU does not wait for its next one."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from pauserec.training.batches import PlannedBatches
+
 WORKERS = 2
-
-
-class Numbered(Protocol):
-    """Batches by number."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int) -> dict[str, Any]: ...
 
 
 class MadeAhead:
@@ -24,7 +18,9 @@ class MadeAhead:
     tensors. pinned: in memory that a GPU reads by itself.
     """
 
-    def __init__(self, batches: Numbered, numbers: Sequence[int], *, workers: int = WORKERS, pinned: bool) -> None:
+    def __init__(
+        self, batches: PlannedBatches, numbers: Sequence[int], *, workers: int = WORKERS, pinned: bool
+    ) -> None:
         self._batches, self._numbers = batches, iter(numbers)
         self._next = next(self._numbers, None)
         loader: DataLoader[dict[str, Any]] = DataLoader(

@@ -4,7 +4,7 @@ The plan of all batches is fixed by the seed before the first step, so a resumed
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -63,6 +63,20 @@ def pack(lengths: Sequence[int], batch_tokens: int, order: Iterable[int]) -> lis
             fullest = min(range(len(open_)), key=lambda slot: open_[slot][0])
             closed.append(open_.pop(fullest)[1])
     return closed + [members for _, members in open_]
+
+
+class PlannedBatches(Protocol):
+    """All batches of a run, by number; each is the keyword arguments of the module's forward, plus `count` targets.
+
+    A batch is asked for once, right before the optimizer step that takes it, in order.
+    """
+
+    epoch_ends: list[int]
+    tokens: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> dict[str, Any]: ...
 
 
 class Batches(Generic[Spec]):

@@ -210,6 +210,11 @@ class BestWeights:
             write_atomically(self._scores_file, orjson.dumps(self._scores))
             self._forget_worse()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there was a validation."""
+        return bool(self._scores)
+
     def checkpointed(self, step: int) -> None:
         """A rerun will not go back behind this step."""
         self._saved = step

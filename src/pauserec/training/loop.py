@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from pauserec.runs.folder import RESUMING
 from pauserec.runs.progress import StepBar
 from pauserec.runs.steps import WATCHING
 from pauserec.training.ahead import MadeAhead
-from pauserec.training.batches import without_targets
+from pauserec.training.batches import PlannedBatches, without_targets
 from pauserec.training.checkpoints import (
     BestWeights,
     Clock,
@@ -36,20 +36,6 @@ from pauserec.training.limits import SaveTimes, TimeLimit, Watch
 from pauserec.training.optimizer import adamw, rate_factor
 from pauserec.training.sharding import full, is_sharded, restore
 from pauserec.training.trackers import check_trackers
-
-
-class PlannedBatches(Protocol):
-    """All batches of a run, by number; each is the keyword arguments of the module's forward, plus `count` targets.
-
-    A batch is asked for once, right before the optimizer step that takes it, in order.
-    """
-
-    epoch_ends: list[int]
-    tokens: int
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int) -> dict[str, Any]: ...
 
 
 def fit(
@@ -168,6 +154,8 @@ class _Training:
         if self._settings.tracking:
             self._accelerator.init_trackers("pauserec")
         with StepBar(self._settings.name, self.steps, self.step) as bar:
+            if validate is not None and getattr(self._settings, "validate_start", False) and not self.best.begun:
+                self._validate(validate, log)
             while not self.ended_by():
                 self._unread.append(self._optimize())
                 self.step += 1
