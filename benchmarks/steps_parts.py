@@ -165,6 +165,8 @@ class Bench:
         changes = {"compile": True} if dropout else {"compile": True, "layer_dropout": 0.0}
         stage = self.job.stage.model_copy(update=changes)
         objective = Objective(model, "codebook", stage.dropout if dropout else 0.0, settings=stage)
+        assert objective._compiled is not None
+        objective._compiled.fixed = True
         return objective.train()
 
 
@@ -174,7 +176,7 @@ def as_on_a_gpu(tree: type[FlexPass] = OneOperatorPass, *, compiled: bool = True
     with ExitStack() as stack:
         stack.enter_context(patch("pauserec.stages.objective.tree_pass", lambda layout, device: tree(layout)))
         if not compiled:
-            stack.enter_context(patch("pauserec.llm.layers.trained._compiled", lambda half: half))
+            stack.enter_context(patch("pauserec.llm.layers.trained._compiled", lambda half, fixed: half))
         yield
 
 

@@ -57,7 +57,8 @@ class Objective(nn.Module):
         parted = settings.sharding == "fsdp2" and processes.world() > 1
         compiled = gpu if settings.compile is None else settings.compile
         if compiled and not parted and can_train(base):
-            self._compiled = TrainedBackbone(base, rate=dropped, checkpointing=settings.gradient_checkpointing)
+            checkpointing = settings.gradient_checkpointing
+            self._compiled = TrainedBackbone(base, rate=dropped, checkpointing=checkpointing, fixed=self._flex)
             return
         self._drop_in_layers(dropped)
         if settings.gradient_checkpointing:

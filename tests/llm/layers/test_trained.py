@@ -37,6 +37,21 @@ def test_states_and_gradients_are_those_of_transformers(config: PreTrainedConfig
         torch.testing.assert_close(found, wanted[name], atol=1e-4, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_rows_of_any_length_share_the_code_and_of_one_length_have_their_own(fixed: bool) -> None:
+    torch._dynamo.reset()
+    model = make(KINDS[0])
+    backbone, graphs = TrainedBackbone(model.base_model, fixed=fixed), []
+    for length in (30, 41, 30, 52, 30):
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        ids, tree = torch.randint(0, 100, (length,)), TreePass(Layout.of_trunks([length - 9, 9]))
+        ours = backbone.hidden(model.get_input_embeddings()(ids), tree)
+        torch.testing.assert_close(ours, as_tree(model, ids, tree), atol=1e-5, rtol=1e-5)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - before)
+    wanted = [2, 2, 0, 2, 0] if fixed else [2, 2, 0, 0, 0]
+    assert graphs == wanted, "one for each half, all layers together; the second length makes code for any"
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_padding_that_is_a_document_of_its_own_changes_nothing_before_it() -> None:
     model, tokens = make(KINDS[0]), len(DOCUMENTS.place)

@@ -75,27 +75,32 @@ def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
-def after(weights: After, attended: Tensor, x: Tensor, eps: float, rate: float) -> Tensor:
+def after(weights: After, attended: Tensor, x: Tensor, eps: float, rate: float | None) -> Tensor:
     """From attention's output [1, H, N, d] and the layer's input [N, D] to the layer's output [N, D]; rate: of dropout."""
     mixed = weights.out(attended[0].transpose(0, 1).reshape(len(x), -1))
-    x = x + dropout(mixed, rate, rate > 0)
+    x = x + (mixed if rate is None else dropout(mixed, rate))
     normed = rms_norm(x, x.shape[-1:], weights.norm, eps)
-    inner = silu(weights.gate(normed)) * weights.up(normed)
-    return x + dropout(weights.down(inner), rate, rate > 0)
+    inner = weights.down(silu(weights.gate(normed)) * weights.up(normed))
+    return x + (inner if rate is None else dropout(inner, rate))
 
 
 class TrainedBackbone:
-    """The layers of a Hugging Face base model in training. rate: of the dropout behind both halves of a layer."""
+    """The layers of a Hugging Face base model in training.
 
-    def __init__(self, base: Any, *, rate: float = 0.0, checkpointing: bool = False) -> None:
-        self._base, self._rate, self._checkpointing = base, rate, checkpointing
+    rate: of the dropout behind both halves of a layer. fixed: rows have one length, for which code is made; else the code
+    is for any.
+    """
+
+    def __init__(self, base: Any, *, rate: float = 0.0, checkpointing: bool = False, fixed: bool = False) -> None:
+        self._base, self._rate, self._checkpointing, self.fixed = base, rate, checkpointing, fixed
         self._scale: float = base.layers[0].self_attn.scaling
         self._eps: float = base.config.rms_norm_eps
 
     def hidden(self, embedded: Tensor, tree: Pass) -> Tensor:
         """Final states [N, D] of input embeddings [N, D]."""
         cos, sin = rotation(self._base.rotary_emb, embedded, tree)
-        rate = self._rate if self._base.training else 0.0
+        # none, not zero: a number that changes would become a variable of the compiled code
+        rate = self._rate if self._rate and self._base.training else None
         x = embedded
         for number, layer in enumerate(self._base.layers):
             if self._checkpointing and torch.is_grad_enabled():
@@ -104,7 +109,9 @@ class TrainedBackbone:
                 x = self._layer(number, layer, x, cos, sin, tree, rate)
         return rms_norm(x, x.shape[-1:], self._base.norm.weight, self._eps)
 
-    def _layer(self, number: int, layer: Any, x: Tensor, cos: Tensor, sin: Tensor, tree: Pass, rate: float) -> Tensor:
+    def _layer(
+        self, number: int, layer: Any, x: Tensor, cos: Tensor, sin: Tensor, tree: Pass, rate: float | None
+    ) -> Tensor:
         attention, mlp = layer.self_attn, layer.mlp
         first = Before(
             layer.input_layernorm.weight,
@@ -121,16 +128,16 @@ class TrainedBackbone:
             Projection.of(mlp.up_proj),
             Projection.of(mlp.down_proj),
         )
-        q, k, v = _compiled(before)(first, x, cos, sin, self._eps)
+        q, k, v = _compiled(before, fixed=self.fixed)(first, x, cos, sin, self._eps)
         attended = tree.attend(number, q, k, v, self._scale, None)
-        output: Tensor = _compiled(after)(second, attended, x, self._eps, rate)
+        output: Tensor = _compiled(after, fixed=self.fixed)(second, attended, x, self._eps, rate)
         return output
 
 
 @cache
-def _compiled(half: Callable[..., Any]) -> Callable[..., Any]:
-    """For rows of one length: a second compilation would say that they are not, after some it is an error."""
-    return torch.compile(half, fullgraph=True, dynamic=False)
+def _compiled(half: Callable[..., Any], *, fixed: bool) -> Callable[..., Any]:
+    """With fixed sizes each length is a compilation, and after some of them it is an error; else the second is for all."""
+    return torch.compile(half, fullgraph=True, dynamic=False if fixed else None)
 
 
 def can_train(base: Any) -> bool:
