@@ -53,7 +53,7 @@ def tiny(tiny_model: Path, tiny_embedder: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def fitted(shop: Path, tiny: list[str]) -> Path:
     """A finished fit."""
-    done = cli("fit", "purchases.csv", "products.csv", "--minutes", 4, *tiny, folder=shop)
+    done = cli("fit", "purchases.csv", "products.csv", "--minutes", 8, *tiny, folder=shop)
     assert done.returncode == 0, done.stderr
     assert "purchases.csv: user = customer, item = product, time = bought_at" in done.stdout
     assert "products.csv: item = sku, title = name, categories = category" in done.stdout
@@ -75,10 +75,23 @@ def test_what_was_chosen_is_an_ordinary_recipe_with_its_reasons(fitted: Path) ->
 
 
 def test_the_same_command_again_goes_on_with_what_is_there(fitted: Path, shop: Path, tiny: list[str]) -> None:
-    done = cli("fit", "purchases.csv", "products.csv", "--minutes", 4, *tiny, folder=shop)
+    done = cli("fit", "purchases.csv", "products.csv", "--minutes", 8, *tiny, folder=shop)
     assert done.returncode == 0, done.stderr
     assert "going on with" in done.stdout
     assert "▸" not in done.stderr, "no step is done again"
+
+
+def test_a_setting_of_what_is_left_out_is_named_and_a_misspelt_one_is_an_error(
+    shop: Path, tiny: list[str], tmp_path: Path
+) -> None:
+    """In a minute there is no language model to set anything of."""
+    folder = ("purchases.csv", "products.csv", "--minutes", 1, "--dry-run", "--out", tmp_path / "run")
+    done = cli("fit", *folder, *tiny, folder=shop)
+    assert done.returncode == 0, done.stderr
+    assert "not used: --set stages.implicit_sft.epochs=2, for what it sets was left out" in done.stdout
+    wrong = cli("fit", *folder, "--set", "evaluation.bootsrap=20", folder=shop)
+    assert wrong.returncode != 0
+    assert "bootsrap" in wrong.stderr
 
 
 def test_a_run_of_its_recipe_is_the_same_run(fitted: Path, shop: Path) -> None:

@@ -171,7 +171,8 @@ def test_no_position_learns_to_say_pause(model: LanguageModel) -> None:
         positions=64,
         is_target=lambda token: token != pause,
     )
-    assert batches[0]["labels"].tolist() == [-100, 6, -100, -100, 7]
+    assert batches[0]["places"].tolist() == [1, 4]
+    assert batches[0]["labels"].tolist() == [6, 7]
 
 
 @pytest.mark.parametrize("init", ["mean", "text_mean", "sid_mean", "default"])
@@ -192,7 +193,8 @@ def test_an_objective_is_a_sum_over_targets(model: LanguageModel) -> None:
     )
     batch = batches[0]
     objective = Objective(model)
-    tokens, labels = torch.from_numpy(batch["tokens"]), torch.from_numpy(batch["labels"])
-    whole = objective(tokens, labels, batch["layout"])
-    parts = [objective(tokens[i : i + 2], labels[i : i + 2], Layout.of_trunks([2])) for i in range(0, 6, 2)]
+    tokens, places, labels = (torch.from_numpy(batch[key]) for key in ("tokens", "places", "labels"))
+    assert places.tolist() == list(range(6))
+    whole = objective(tokens, batch["layout"], places, labels)
+    parts = [objective(tokens[i : i + 2], Layout.of_trunks([2]), places[:2], labels[i : i + 2]) for i in range(0, 6, 2)]
     torch.testing.assert_close(whole, torch.stack(parts).sum())

@@ -25,6 +25,9 @@ CORES = (5, 4, 3)
 """Least events of a user and of an item that are tried; the first that keeps enough is taken."""
 KEPT = 0.5
 """Share of the events that is enough."""
+CHOSEN_SECTIONS = ("embedder", "quantizer", "model", "prompt", "decoding", "stages", "baselines")
+CHOSEN_NAMES = ("sft", "pause_pretrain", "implicit_sft", "sasrec", "sft-2", "sft-3")
+"""Sections, stages and baselines that may be left out."""
 FEWEST_USERS = 20
 """Fewer users than this say nothing that a model could learn, or a table show."""
 
@@ -63,10 +66,21 @@ def plan(
     for line in chosen.left_out:
         say(f"left out: {line}")
     for override in overrides:
-        if override.partition(".")[0] in chosen.content:  # without a language model there is nothing to set of it
+        if _has_place(override, chosen.content):
             apply_override(chosen.content, override)
+        else:
+            say(f"not used: --set {override}, for what it sets was left out")
     content = written(chosen.content, chosen.reasons, _head(chosen, dataset, minutes))
     return Recipe.parse(deepcopy(chosen.content)), content
+
+
+def _has_place(override: str, content: dict[str, Any]) -> bool:
+    """Whether what an override sets is in the recipe, or cannot be: then to set it is an error."""
+    section, _, rest = override.partition("=")[0].strip().partition(".")
+    if section not in content:
+        return section not in CHOSEN_SECTIONS
+    name = rest.partition(".")[0]
+    return name not in CHOSEN_NAMES or name in {entry["name"] for entry in content[section]}
 
 
 def _data(events: str, items: str | None, own: tuple[str, ...]) -> DataConfig:
