@@ -1,6 +1,6 @@
 """`pauserec fit` on four data sets of different shape: what it reaches, the time it takes, the folder, the second day.
 
-    python benchmarks/own.py [--sets shop,thin,ml-100k,wide] [--minutes 30] [--seeds 1] [--work FOLDER] [--save]
+    python benchmarks/own.py [--sets shop,thin:3,ml-100k,wide] [--minutes 30] [--work FOLDER] [--save]
 
 Each set is fitted by the command line, in a process of its own. A set of `--days` is fitted without the latest tenth of its
 events, and then updated with it in a sixth of the minutes. A part that is finished stands in `--work` and is not done again, so
@@ -159,18 +159,17 @@ def kept(path: Path, make_it: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Run the parts that are not there yet, then print and keep all."""
     parser = arguments(__doc__)
-    parser.add_argument("--sets", default="shop,thin,ml-100k,wide")
+    parser.add_argument("--sets", default="shop,thin:3,ml-100k,wide", help="sets, some with a number of seeds")
     parser.add_argument("--days", default="shop,thin", help="sets that get a second day")
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "pauserec-own")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     sets: dict[str, Any] = {}
     days: dict[str, Any] = {}
-    for name in filter(None, given.sets.split(",")):
+    for name, _, seeds in (part.partition(":") for part in filter(None, given.sets.split(","))):
         later = name in given.days.split(",")
-        for seed in range(given.seeds):
+        for seed in range(int(seeds or 1)):
             make_it = partial(fitted, name, given.minutes, seed, given.work, without_latest=later)
             sets.setdefault(name, []).append(kept(given.work / f"{name}-{seed}.json", make_it))
         if later:
