@@ -35,6 +35,8 @@ QUICK = {
     "stages.implicit_sft.validation_users": "20",
 }
 """The part of the quickstart that both sides run."""
+BEFORE = ("sentence-transformers", "scikit-learn", "joblib", "threadpoolctl", "cloudpickle", "narwhals")
+"""Packages that the earlier commit needs and this one does not."""
 
 
 def host_ms(bench: Bench) -> dict[str, Any]:
@@ -66,10 +68,22 @@ def against(commit: str, rounds: int) -> dict[str, Any]:
         tree = Path(place) / "before"
         subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--detach", str(tree), commit], check=True)
         try:
-            recipe = tree / "src" / "pauserec" / "recipes" / "quickstart.toml"
+            recipe, packages = tree / "src" / "pauserec" / "recipes" / "quickstart.toml", Path(place) / "packages"
+            install = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--target",
+                str(packages),
+                *BEFORE,
+            ]
+            subprocess.run(install, check=True)
             for number in range(rounds):
-                for side, root in (("now", ROOT), ("before", tree)):
-                    run = _quickstart(recipe, root, Path(place) / f"{side}-{number}")
+                for side, paths in (("now", [ROOT / "src"]), ("before", [tree / "src", packages])):
+                    run = _quickstart(recipe, paths, Path(place) / f"{side}-{number}")
                     for kind, seconds in run.items():
                         times[side][kind].append(seconds)
                     print(json.dumps({side: run}), file=sys.stderr, flush=True)
@@ -82,15 +96,17 @@ def against(commit: str, rounds: int) -> dict[str, Any]:
     return {**found, "cpu_times": times, "against": commit}
 
 
-def _quickstart(recipe: Path, root: Path, out: Path) -> dict[str, float]:
+def _quickstart(recipe: Path, paths: list[Path], out: Path) -> dict[str, float]:
     sets = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "pauserec", "run", str(recipe), "--out", str(out), *sets]
-    environment = os.environ | {"PYTHONPATH": str(root / "src")}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     with (out.with_suffix(".log")).open("wb") as log:
-        subprocess.run(command, cwd=out.parent, env=environment, stdout=log, stderr=log, check=True)
+        done = subprocess.run(command, cwd=out.parent, env=environment, stdout=log, stderr=log, check=False)
+    if done.returncode:
+        raise RuntimeError(out.with_suffix(".log").read_text()[-2000:])
     result = json.loads((out / "result.json").read_bytes())
     trained = [stage["training_seconds"] for stage in result["stages"].values()]
-    ranked = [row["decoding"]["ms_per_user"] for row in result["models"].values() if row.get("decoding")]
+    ranked = [row["decoding"]["ms_per_user"] for row in result["models"].values() if row["decoding"].get("beams")]
     return {"train": round(sum(trained), 3), "decode": round(statistics.mean(ranked), 4)}
 
 
