@@ -73,6 +73,19 @@ def pack(folder: Path, part_mb: int) -> list[Path]:
     return parts
 
 
+def commands(parts: int) -> list[str]:
+    """What to run on the other machine: one line for each part as it comes, the last one does the work."""
+    unpack = "mode='r|xz').extractall('build/all', filter='data')"
+    keep = [f"mkdir -p build && cat part-{number:02d} >> build/parts" for number in range(parts)]
+    work = (
+        f"python3 -c \"import tarfile; tarfile.open(fileobj=open('build/parts', 'rb'), {unpack}\" && "
+        "export PYTHONPATH=build/site:src PAUSEREC_CACHE=build/all/cache PAUSEREC_COMMIT=$(cat build/all/COMMIT) && "
+        "python3 -m pip install -q --no-index --no-deps --target build/site build/all/wheels/*.whl && "
+        "python3 benchmarks/gpu/run.py --prepared build/all/prepared --out build/gpu-out --budget 480"
+    )
+    return [*keep, work]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
@@ -90,8 +103,10 @@ def main() -> None:
     weights(entries, out / "cache")
     if options.wheels:
         wheels(options.wheels, options.python, out / "wheels")
-    for part in pack(out, options.part_mb):
+    parts = pack(out, options.part_mb)
+    for part in parts:
         print(part, f"{part.stat().st_size / 2**20:.1f} MiB")
+    print("\n".join(("on the other machine:", *commands(len(parts)))))
 
 
 if __name__ == "__main__":

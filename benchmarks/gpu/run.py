@@ -210,6 +210,11 @@ def do(entry: Entry, rows: Rows, options: argparse.Namespace, deadline: float) -
                 shutil.copy(log, options.out / f"{entry.key}{log.suffix}")
 
 
+def packed(folder: Path) -> Path:
+    """One archive of everything that was written here, beside it: few files can be copied back from some machines."""
+    return Path(shutil.make_archive(str(folder.with_name(f"{folder.name}-results")), "gztar", folder))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, required=True)
@@ -239,6 +244,7 @@ def main() -> None:
     table = rows.table()
     (options.out / "rows.md").write_text(table + "\n")
     print(table)
+    print(packed(options.out))
 
 
 if __name__ == "__main__":

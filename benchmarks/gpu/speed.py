@@ -108,7 +108,10 @@ def measure(name: str, options: argparse.Namespace, note: Callable[[dict[str, An
         model = random_model(name, Path(place) / "model", options.layers)
         ids, base = prepare(model, Path(place)), Path(place) / "base"
         for way in (way for way in options.training if trains_here(way) and time.monotonic() < deadline):
-            found.setdefault("training", {})[way] = train(base, ids, dtype, way, options.rounds, TRAINED_TOKENS[name])
+            profile = options.out / f"profile-{name}-{way.replace(', ', '-')}.txt"
+            found.setdefault("training", {})[way] = train(
+                base, ids, dtype, way, options.rounds, TRAINED_TOKENS[name], profile
+            )
             note(found)
         for way in (way for way in options.ways if runs_here(way) and time.monotonic() < deadline):
             found.setdefault("ways", {})[way] = attempt(base, ids, dtype, way, options.rounds)
@@ -166,6 +169,18 @@ def beside_generate(ours: Ours, theirs: Theirs, rounds: int) -> dict[str, Any]:
     return {**ratios, "ratio_to_prefill": ratio(times, "pauserec", "prefill"), "beside_generate_T500_K20": times}
 
 
+def kernels(step: Callable[[], None], steps: int = 5, shown: int = 25) -> str:
+    """The operators of some steps that take longest, as a table."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiled:
+        for _ in range(steps):
+            step()
+    by = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    return str(profiled.key_averages().table(sort_by=by, row_limit=shown))
+
+
 def random_batches(model: LanguageModel, most: int) -> Batches[int]:
     """Batches of random prompts, each with one target at its end."""
 
@@ -187,8 +202,13 @@ def random_batches(model: LanguageModel, most: int) -> Batches[int]:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def train(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: int, most: int) -> dict[str, Any]:
-    """A step of next-item SFT on packed prompts of about 330 tokens: tokens per second and MFU, as result.json counts it."""
+def train(
+    base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: int, most: int, profile: Path
+) -> dict[str, Any]:
+    """A step of next-item SFT on packed prompts of about 330 tokens: tokens per second and MFU, as result.json counts it.
+
+    profile: the text file that gets the operators that take longest.
+    """
     try:
         kind = {"attention": "flex" if "flex" in way else "documents", "compile": "compiled" in way}
         settings = SftConfig(kind="sft", name="sft", **kind)  # type: ignore[arg-type]
@@ -207,6 +227,7 @@ def train(base: Path, ids: SemanticIds, dtype: torch.dtype, way: str, rounds: in
             optimizer.zero_grad()
 
         seconds = spread(step, max(3, rounds // 2))["p50_ms"] / 1e3
+        profile.write_text(kernels(step))
         tokens = len(batch["tokens"])
         speed = {"tokens": tokens, "targets": targets, "tokens_per_second": tokens / seconds}
         cost = with_cost({**speed, "training_seconds": seconds}, model, frozen=False, bfloat16=dtype == torch.bfloat16)
