@@ -9,9 +9,10 @@ from torch import Tensor
 from pauserec.decoding.beam import CodeScores
 from pauserec.llm.model import LanguageModel
 from pauserec.llm.tree.cache import BranchPass, TreeCache
+from pauserec.training.losses import LOGITS_ON_GPU
 
-HEAD_ROWS, LOGITS_ON_GPU = 128, 2**27
-"""Hidden states whose logits over the whole vocabulary exist at once on a CPU; and logits at once on a GPU."""
+HEAD_ROWS = 128
+"""Hidden states whose logits over the whole vocabulary exist at once on a CPU."""
 
 
 class LevelScorer:
